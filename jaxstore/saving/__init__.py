@@ -1,0 +1,1 @@
+"""Streaming arrays out of running programs into stores."""

@@ -1,0 +1,1 @@
+"""Named arrays at rest: one protocol, one file per format."""
