@@ -108,8 +108,24 @@ class Store(Protocol):
         """The record as last committed, None if there never was one."""
         ...
 
+    def create_labels(self, name: str, labels: Sequence[str]) -> None:
+        """Make a coordinate of strings: one dimension, called like the last part of `name`.
+
+        Raises:
+            ExistsError: The name is taken.
+        """
+        ...
+
+    def labels(self, name: str) -> list[str] | None:
+        """The strings of a coordinate that `create_labels` made, None where there are none."""
+        ...
+
     def seal(self) -> None:
         """Nothing more will be written for now: make the store plain for foreign readers."""
+        ...
+
+    def reader(self) -> Store:
+        """A store for reading the same data, which outlives this one where the data does."""
         ...
 
     def close(self) -> None:

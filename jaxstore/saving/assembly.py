@@ -1,0 +1,67 @@
+"""Rows of one array, gathered until they fill whole chunks.
+
+Owned here: which pieces are joined and where they go. Nothing is written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from jaxstore.saving.block import HostArray
+
+
+class Strand:
+    """Rows of one array for chains that advance together.
+
+    Args:
+        chunk_draws: Draws per chunk; what `push` gives are whole chunks, and several at once.
+        start: Draws that are in the store already, whole chunks too.
+    """
+
+    def __init__(self, chunk_draws: int, start: int = 0) -> None:
+        self._chunk_draws = chunk_draws
+        self._pieces: list[HostArray] = []
+        self._waiting = 0
+        self.stored = start
+
+    @property
+    def waiting(self) -> int:
+        """Draws that wait for their chunk to fill."""
+        return self._waiting
+
+    def push(self, rows: HostArray) -> Iterator[tuple[int, HostArray]]:
+        """Add rows (n_chains, n_draws, ...); gives (first draw, whole chunks of rows).
+
+        Where a piece fills chunks by itself it is passed on as a view, without a copy.
+        """
+        while rows.shape[1]:
+            if self._waiting:
+                n = min(self._chunk_draws - self._waiting, rows.shape[1])
+            else:
+                n = rows.shape[1] // self._chunk_draws * self._chunk_draws or rows.shape[1]
+            self._pieces.append(rows[:, :n])
+            self._waiting += n
+            rows = rows[:, n:]
+            if self._waiting % self._chunk_draws == 0:
+                yield self._take()
+
+    def rest(self) -> Iterator[tuple[int, HostArray]]:
+        """What waits, as a last short chunk; nothing may be pushed afterwards."""
+        if self._waiting:
+            yield self._take()
+
+    def split(self, n_chains: int) -> list[Strand]:
+        """A strand per chain, each with its part of what waits."""
+        strands = [Strand(self._chunk_draws, self.stored) for _ in range(n_chains)]
+        for i, strand in enumerate(strands):
+            strand._pieces = [piece[i : i + 1] for piece in self._pieces]
+            strand._waiting = self._waiting
+        return strands
+
+    def _take(self) -> tuple[int, HostArray]:
+        pieces, first = self._pieces, self.stored
+        self.stored += self._waiting
+        self._pieces, self._waiting = [], 0
+        return first, pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)

@@ -1,0 +1,66 @@
+"""A run as an xarray DataTree.
+
+Owned here: xarray, for the saving wing. The layout itself opens with `xarray.open_datatree`
+without jaxstore; this adds what no format tells: draws beyond the commit are cut, and dtypes
+that formats lack come back as themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from xarray.backends import BackendArray
+from xarray.core import indexing
+
+from jaxstore.saving.layout import ITERATION, Layout
+from jaxstore.saving.stored import StoredArray
+from jaxstore.stores.base import Store
+
+
+class LazyLeaf(BackendArray):  # type: ignore[misc]
+    """Lets xarray index a handle, reading when it needs the values."""
+
+    def __init__(self, array: StoredArray) -> None:
+        self.array = array
+        self.shape = array.shape
+        self.dtype = np.dtype(array.dtype)
+
+    def __getitem__(self, key: Any) -> Any:
+        return indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.BASIC, self.array.__getitem__
+        )
+
+
+def datatree_of(store: Store, layout: Layout, arrays: Sequence[StoredArray]) -> Any:
+    """A tree with a node per group, a variable per leaf; typed keys as their key data."""
+    nodes: dict[str, dict[str, Any]] = {group: {} for group in layout.groups}
+    coords: dict[str, dict[str, Any]] = {group: {} for group in layout.groups}
+    for array in arrays:
+        leaf = array.leaf
+        parent, _, name = leaf.name.rpartition("/")
+        # xarray holds NumPy dtypes only, so typed keys are shown as their data.
+        lazy = indexing.LazilyIndexedArray(LazyLeaf(array.plain()))
+        nodes.setdefault(parent, {})[name] = xr.Variable(("chain", "draw", *leaf.dims), lazy)
+        for dim in leaf.dims:
+            values = coordinate_of(store, f"{parent}/{dim}")
+            if values is not None:
+                coords.setdefault(parent, {})[dim] = (dim, values)
+    n_chains, n_draws = len(arrays[0].chains), max(arrays[0].draws, default=0)
+    for group in layout.groups:
+        steps = store.read(f"{group}/{ITERATION}", (slice(0, n_chains), slice(0, n_draws)))
+        coords[group][ITERATION] = (("chain", "draw"), steps)
+    return xr.DataTree.from_dict(
+        {path: xr.Dataset(nodes.get(path), coords.get(path)) for path in sorted(nodes)}
+    )
+
+
+
+def coordinate_of(store: Store, name: str) -> Any:
+    """The values of a coordinate, None where none was given."""
+    labels = store.labels(name)
+    if labels is not None:
+        return labels
+    return store.read(name) if name in store.names() else None

@@ -1,0 +1,77 @@
+"""Ctrl-C while JAX holds the main thread.
+
+Owned here: how a callback learns of a Ctrl-C. Python runs its handler on the main thread only, at
+the next line of Python there. While a program runs on several devices the main thread waits inside
+the runtime and executes no such line, so the interrupt would be heard when the program has ended.
+The operating system's handler, however, runs at once and writes a byte to the wakeup descriptor of
+the `signal` module. Callbacks look there; one that finds the byte raises, which stops the program,
+and Python's own handler then raises KeyboardInterrupt in the main thread as ever.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+_lock = threading.Lock()  # guards the two below
+_listeners = 0
+_pipe: tuple[int, int] | None = None
+
+
+def listen() -> None:
+    """Begin to notice Ctrl-C in callbacks; each call is undone by one `unlisten`.
+
+    Does nothing off the main thread, nor where another library, such as an event loop, has the
+    wakeup descriptor: Ctrl-C is then heard when the program returns.
+    """
+    global _listeners, _pipe
+    with _lock:
+        _listeners += 1
+        if _pipe is None and threading.current_thread() is threading.main_thread():
+            _pipe = _take_descriptor()
+        _drain()
+
+
+def unlisten() -> None:
+    """End one `listen`; the last one gives the descriptor back."""
+    global _listeners, _pipe
+    with _lock:
+        _listeners -= 1
+        is_main = threading.current_thread() is threading.main_thread()
+        if _listeners or _pipe is None or not is_main:
+            return
+        now = signal.set_wakeup_fd(-1)
+        if now not in (-1, _pipe[1]):  # somebody took it over meanwhile; theirs stays
+            signal.set_wakeup_fd(now, warn_on_full_buffer=False)
+        for descriptor in _pipe:
+            os.close(descriptor)
+        _pipe = None
+
+
+def check() -> None:
+    """Raise KeyboardInterrupt if Ctrl-C came since the last look."""
+    with _lock:
+        arrived = _drain()
+    if signal.SIGINT in arrived and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        raise KeyboardInterrupt
+
+
+def _take_descriptor() -> tuple[int, int] | None:
+    read, write = os.pipe()
+    for descriptor in (read, write):
+        os.set_blocking(descriptor, False)
+    other = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    if other == -1:
+        return read, write
+    signal.set_wakeup_fd(other, warn_on_full_buffer=False)
+    os.close(read)
+    os.close(write)
+    return None
+
+
+def _drain() -> bytes:
+    try:
+        return b"" if _pipe is None else os.read(_pipe[0], 4096)
+    except BlockingIOError:
+        return b""

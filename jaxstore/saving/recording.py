@@ -1,0 +1,268 @@
+"""A run being recorded: the store, the writer thread and the sessions of a built-in collector.
+
+Owned here: when a run begins, ends, and who may write to it. How it is written is `recorder`'s;
+`collectors` are the public face of this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+
+from jaxstore.errors import BusyError, ExistsError, MismatchError
+from jaxstore.saving import interrupt
+from jaxstore.saving.block import Block
+from jaxstore.saving.layout import MANIFEST, Layout, check_same_leaves, layout_of, manifest_of
+from jaxstore.saving.progress import Meter, Status
+from jaxstore.saving.recorder import Recorder, write_coordinates
+from jaxstore.saving.run import Run
+from jaxstore.saving.session import Session
+from jaxstore.saving.writer import QUEUE_BYTES, Writer
+from jaxstore.stores.base import Json, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a collector lays out its run."""
+
+    group: str | None = "samples"
+    dims: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    coords: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Json] = field(default_factory=dict)
+    chunk_draws: int | None = None
+    queue_bytes: int = QUEUE_BYTES
+
+    def __post_init__(self) -> None:
+        for name in ("chunk_draws", "queue_bytes"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+        if self.group is not None and not (self.group.isidentifier() and self.group[0] != "_"):
+            raise ValueError(f"group must be a plain name such as 'posterior', got {self.group!r}")
+
+
+class Recording:
+    """Writes one run into one store; the sink of its sessions.
+
+    Args:
+        create_store: Makes the store, when the first session begins.
+        place: Where that is, for messages.
+        on_finish: Called with the run and the chains that finished.
+    """
+
+    def __init__(
+        self,
+        create_store: Callable[[], Store],
+        place: str,
+        options: Options,
+        on_finish: Callable[[Run, tuple[int, ...]], None] = lambda run, chains: None,
+    ) -> None:
+        self.place = place
+        self._create_store = create_store
+        self._options = options
+        self._on_finish = on_finish
+        self._writer = Writer(self._write, queue_bytes=options.queue_bytes, name=place)
+        self._meter = Meter(is_shown=False)
+        self._store: Store | None = None
+        self._recorder: Recorder | None = None
+        self._layout: Layout | None = None
+        self._treedef: Any = None
+        self._sessions: set[Session] = set()  # begun and not finished
+        self._claimed: set[int] = set()
+        self._n_chains = 0
+        self._draws = 0
+        self._is_listening = False
+        self._is_closed = False
+        self._lock = threading.RLock()  # guards all of the above; the writer has its own
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it takes no more sessions."""
+        return self._is_closed
+
+    @property
+    def error(self) -> BaseException | None:
+        """What stopped the writer, None while it works."""
+        return self._writer.error
+
+    def allocate(self, n_chains: int) -> int:
+        """Number that many new chains; returns the first number."""
+        with self._lock:
+            first = self._n_chains
+            self._n_chains += n_chains
+            self._claimed |= set(range(first, self._n_chains))
+            return first
+
+    def claim(self, chain: int) -> None:
+        """Take a chain number that the caller named; raises if it is taken."""
+        with self._lock:
+            if chain in self._claimed:
+                raise MismatchError(
+                    f"chain {chain} of {self.place} has draws of another program. Give init_save "
+                    "chain numbers that are all different, or none."
+                )
+            self._claimed.add(chain)
+            self._n_chains = max(self._n_chains, chain + 1)
+
+    def put(self, block: Block) -> None:
+        """Queue a block; waits while the queue is full. Raises what stopped the writer."""
+        self._writer.put(block, block.n_bytes)
+        self._draws += block.n_draws * block.n_chains
+
+    def fail(self, error: BaseException) -> None:
+        """Take no more draws; what is queued is still written."""
+        self._writer.fail(error)
+
+    def finish(self, session: Session, *, has_chain_axis: bool) -> PyTree:
+        """Write the last draws of a session and return its samples in the user's structure."""
+        run, chains = self.finish_run(session), session.chains
+        if not has_chain_axis:
+            leaves = [array.of_chain(chains[0]) for array in run.leaves]
+        elif chains == tuple(range(run.n_chains)):
+            leaves = list(run.leaves)
+        else:
+            leaves = [array.of_chains(chains) for array in run.leaves]
+        return jax.tree.unflatten(self._treedef, [leaf.resolve() for leaf in leaves])
+
+    def begin(
+        self, sample: PyTree, *, declared: int | None, settings: Mapping[str, Json] | None = None
+    ) -> Session:
+        """Begin a session of new chains whose samples look like this one.
+
+        Raises:
+            BusyError: The collector is closed, or its writer failed.
+            MismatchError: The run has samples of another structure.
+            ExistsError: Something is at the collector's place already.
+        """
+        with self._lock:
+            if self._is_closed or self.error is not None:
+                reason = "is closed" if self._is_closed else f"failed: {self.error!r}"
+                raise BusyError(f"the collector of {self.place} {reason}; make a new one")
+            layout = layout_of(sample, group=self._options.group, dims=self._options.dims)
+            if self._layout is None:
+                self._open(layout, {**self._options.settings, **(settings or {})})
+                self._treedef = jax.tree.structure(sample)
+            elif layout != self._layout:
+                check_same_leaves(layout, self._layout, place=self.place)
+            session = Session(self, declared=declared)
+            self._sessions.add(session)
+            return session
+
+    def watch(self) -> None:
+        """Notice Ctrl-C from callbacks until the last session finishes."""
+        with self._lock:
+            if not self._is_listening:
+                self._is_listening = True
+                interrupt.listen()
+
+    def show(self, meter: Meter) -> None:
+        """Show progress on this meter until the last session finishes."""
+        with self._lock:
+            self._meter = meter
+
+    def flush(self) -> None:
+        """Wait until what arrived is written and, in whole chunks, committed.
+
+        Raises:
+            BaseException: What stopped the writer, as itself.
+        """
+        self._writer.drain()
+        if self._recorder is not None and self._sessions:
+            self._recorder.commit("running")
+
+    def finish_run(self, session: Session) -> Run:
+        """Write the last draws of a session; the run as it then is at rest."""
+        self._writer.drain()
+        with self._lock:
+            recorder, store = self._recorder, self._store
+            if recorder is None or store is None or session not in self._sessions:
+                raise BusyError(f"these chains of {self.place} are finished already")
+            self._sessions.discard(session)
+            is_last = not self._sessions
+            recorder.finish(session.chains, state="complete" if is_last else "running")
+            if is_last:
+                self._end_watch()
+                store.seal()
+            run = Run(store.reader(), treedef=self._treedef)
+        self._on_finish(run, session.chains)
+        return run
+
+    def abandon(self, session: Session, error: BaseException) -> None:
+        """End a session that failed: what came stays readable, marked as interrupted.
+
+        Never raises; where the store itself failed, its last commit stands.
+        """
+        self._writer.fail(error)
+        with contextlib.suppress(BaseException):
+            self.close()
+
+    def close(self) -> None:
+        """End the run: write what arrived, commit it, let go of the store. May be called again.
+
+        Raises:
+            BaseException: What stopped the writer, if no one was told before.
+        """
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        self._writer.close()
+        try:
+            if self._recorder is not None and self._sessions and not self._writer.is_dead:
+                chains = [c for session in self._sessions for c in session.chains]
+                self._recorder.finish(chains, state="interrupted")
+                if self._store is not None:
+                    self._store.seal()
+        finally:
+            self._end_watch()
+            self._sessions.clear()
+            if self._store is not None:
+                self._store.close()
+        if self.error is not None:
+            raise self.error
+
+    def _open(self, layout: Layout, settings: Mapping[str, Json]) -> None:
+        store = self._create_store()
+        taken = [n for n in store.names() if n.split("/")[0] in layout.groups]
+        if store.attrs().get(MANIFEST) or taken:
+            raise ExistsError(
+                f"{self.place} already holds {'a run' if not taken else taken}, and nothing there "
+                "is overwritten. Save to another place or group, or look at it with "
+                "jaxstore.open_run."
+            )
+        created_at = datetime.now(UTC).isoformat(timespec="seconds")
+        manifest = manifest_of(layout, settings=settings, created_at=created_at)
+        store.set_attrs({MANIFEST: manifest})
+        write_coordinates(store, layout, self._options.coords)
+        self._store, self._layout = store, layout
+        self._recorder = Recorder(store, layout, chunk_draws=self._options.chunk_draws)
+        self._recorder.commit("running")
+
+    def _write(self, block: Any) -> None:
+        if self._recorder is not None:
+            self._recorder.write(block)
+            self._meter.show(self.status())
+
+    def status(self) -> Status:
+        """How far saving is."""
+        recorder = self._recorder
+        return Status(
+            self._n_chains,
+            self._draws,
+            recorder.draws_committed if recorder else 0,
+            recorder.bytes_written if recorder else 0,
+            self._writer.waiting_bytes,
+        )
+
+    def _end_watch(self) -> None:
+        self._meter.close(self.status())
+        if self._is_listening:
+            self._is_listening = False
+            interrupt.unlisten()

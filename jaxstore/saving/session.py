@@ -1,0 +1,134 @@
+"""One `init_save` on the host: takes payloads while the program runs, and its final state.
+
+Owned here: when the next flush is due, how many draws each chain has, and the declared limit.
+Which rows are new is `lanes`'; where draws go is the sink's.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from jaxstore.errors import TooManyDrawsError
+from jaxstore.saving import interrupt
+from jaxstore.saving.block import Block, HostArray
+from jaxstore.saving.channel import Payload
+from jaxstore.saving.lanes import Lanes
+
+# A flush should be due about so often: seldom enough to cost nothing, often enough that progress
+# moves, Ctrl-C is heard and a kill loses little. The ring's size is the other bound.
+FLUSH_EVERY_S = 0.25
+
+
+class Sink(Protocol):
+    """Where the draws of a session go: a run at rest, or a user's own collector."""
+
+    @property
+    def error(self) -> BaseException | None:
+        """What stopped this sink, None while it works."""
+        ...
+
+    def allocate(self, n_chains: int) -> int:
+        """Number that many new chains; returns the first number."""
+        ...
+
+    def claim(self, chain: int) -> None:
+        """Take a chain number that the caller named; raises if it is taken."""
+        ...
+
+    def put(self, block: Block) -> None:
+        """Take a block, waiting while the queue is full. Raises what stopped the sink."""
+        ...
+
+    def fail(self, error: BaseException) -> None:
+        """Take no more draws; `error` is what `put` and `finish` raise from now on."""
+        ...
+
+    def finish(self, session: Session, *, has_chain_axis: bool) -> Any:
+        """Wait for the draws of a session and return its samples. Raises what stopped the sink."""
+        ...
+
+
+class Session:
+    """The host's side of one `init_save`; a `channel.Receiver`.
+
+    Args:
+        sink: Takes the blocks.
+        declared: Draws that each chain may keep; None for any number.
+    """
+
+    def __init__(self, sink: Sink, *, declared: int | None) -> None:
+        self.sink = sink
+        self.counts: Counter[int] = Counter()  # draws by chain
+        self._declared = declared
+        self._lanes = Lanes(sink.allocate, sink.claim)
+        self._flushed_at: dict[tuple[int, ...], tuple[float, int]] = {}
+        self._lock = threading.Lock()  # guards all of the above: devices call on their own threads
+
+    @property
+    def chains(self) -> tuple[int, ...]:
+        """Numbers of the chains seen so far, in order."""
+        return self._lanes.chains
+
+    def receive(self, payload: Payload) -> int:
+        """Take a payload of the running program; returns the tick of the next flush."""
+        with self._lock:
+            try:
+                interrupt.check()
+                self._put_all(self._lanes.blocks(payload))
+                return payload.tick + self._next_flush(payload)
+            except BaseException as error:
+                # Raising stops the program, but JAX turns any type into its own, so the sink
+                # keeps the error for those who ask for it.
+                self.sink.fail(error)
+                raise
+
+    def receive_last(self, final: Payload, ticks: HostArray) -> None:
+        """Take what is left in the rings of a final state; `ticks` is the clock of each lane."""
+        with self._lock:
+            for lanes in self._lanes.group(final.chain):
+                rings = final if len(lanes) == final.chain.size else final.take(lanes)
+                rings = rings._replace(tick=int(ticks[lanes[0]]))
+                self._put_all(self._lanes.blocks(rings, is_last=True))
+
+    def open_chains(self, n_chains: int) -> int:
+        """Begin chains whose draws come by `put` alone; returns the first number."""
+        return self._lanes.add_sender(n_chains).chains[0]
+
+    def _put_all(self, blocks: Iterable[Block]) -> None:
+        for block in blocks:
+            self.put(block)
+
+    def put(self, block: Block) -> None:
+        """Hand on a block of draws.
+
+        Raises:
+            TooManyDrawsError: More than declared; those declared were handed on.
+        """
+        room = block.n_draws
+        if self._declared is not None:
+            room = self._declared - self.counts[block.first_chain]
+        self.sink.put(block if room >= block.n_draws else block.head(room))
+        for chain in range(block.first_chain, block.first_chain + block.n_chains):
+            self.counts[chain] += min(room, block.n_draws)
+        if room < block.n_draws:
+            raise TooManyDrawsError(
+                f"chain {block.first_chain} keeps more than the {self._declared} draws that "
+                "static_information(samples_collected=...) declares; those were saved. "
+                "Declare as many as keep is true, or leave static_information out."
+            )
+
+    def _next_flush(self, payload: Payload) -> int:
+        """Ticks until the next flush: doubles up to the ring, or halves, as time tells."""
+        key = tuple(payload.chain.tolist())
+        now = time.monotonic()
+        before, ticks = self._flushed_at.get(key, (now, 1))
+        if now - before < FLUSH_EVERY_S:
+            ticks = min(2 * ticks, payload.steps.shape[1])
+        elif now - before > 2 * FLUSH_EVERY_S:
+            ticks = max(1, ticks // 2)
+        self._flushed_at[key] = (now, ticks)
+        return ticks

@@ -1,0 +1,174 @@
+"""A lazy handle on the draws of one leaf.
+
+Owned here: indexing that reads only what is asked for, and what a draw beyond a chain's end looks
+like. Which draws count is told by `run`; the bytes come from a store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxstore.saving.layout import LeafLayout
+from jaxstore.stores.base import Store
+from jaxstore.stores.dtypes import fill_value, from_stored
+from jaxstore.stores.memory import MemoryStore
+
+HostArray = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArray:
+    """Draws of one leaf at rest, shape (chain, draw, ...); reads what you index, when you do.
+
+    Chains that have fewer draws than the longest end in NaN (0 where the dtype has none).
+    `numpy.asarray` reads all of it. Leaves of typed PRNG keys come as typed keys.
+    """
+
+    store: Store
+    leaf: LeafLayout
+    chains: tuple[int, ...]  # which of the run, in this order
+    draws: tuple[int, ...]  # that each of them has
+    has_chain_axis: bool = True
+
+    @property
+    def name(self) -> str:
+        """Path of the array in its store."""
+        return self.leaf.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(chain, draw, ...), without the first after `of_chain`."""
+        inner = self.leaf.shape[:-1] if self.leaf.key_impl else self.leaf.shape
+        chains = (len(self.chains),) if self.has_chain_axis else ()
+        return (*chains, max(self.draws, default=0), *inner)
+
+    @property
+    def dtype(self) -> Any:
+        """Of the elements; a JAX key dtype for typed keys."""
+        if self.leaf.key_impl:
+            return jax.random.key(0, impl=self.leaf.key_impl).dtype
+        return self.leaf.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all draws, decoded."""
+        return self.leaf.draw_bytes * max(self.draws, default=0) * len(self.chains)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"<StoredArray {self.name} {self.shape} {self.dtype} in {self.store.location}>"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> HostArray:
+        values = self[...]
+        if self.leaf.key_impl:
+            raise TypeError(f"{self.name} holds PRNG keys, which NumPy has no dtype for; index it")
+        return np.asarray(values, dtype)
+
+    def __getitem__(self, index: Any) -> Any:
+        region, inside = split_index(index, self.shape)
+        if not self.has_chain_axis:
+            region = (slice(0, 1), *region)
+        values = self._read(region)
+        if not self.has_chain_axis:
+            values = values[0]
+        if self.leaf.key_impl:
+            return jax.random.wrap_key_data(np.asarray(values), impl=self.leaf.key_impl)[inside]
+        return values[inside]
+
+    def of_chain(self, chain: int) -> StoredArray:
+        """The draws of one chain, shape (draw, ...)."""
+        return replace(self.of_chains((chain,)), has_chain_axis=False)
+
+    def of_chains(self, chains: tuple[int, ...]) -> StoredArray:
+        """The draws of some chains, in this order."""
+        draws = dict(zip(self.chains, self.draws, strict=True))
+        return replace(self, chains=chains, draws=tuple(draws[c] for c in chains))
+
+    def plain(self) -> StoredArray:
+        """The same with typed keys as their key data."""
+        return replace(self, leaf=replace(self.leaf, key_impl=None))
+
+    def resolve(self) -> Any:
+        """This handle; for a run in memory the array itself, which costs nothing."""
+        if not isinstance(self.store, MemoryStore):
+            return self
+        if self.leaf.key_impl or self.chains != tuple(range(len(self.chains))):
+            return self[...]
+        values = self.store.view(self.name)[: len(self.chains), : max(self.draws, default=0)]
+        return values if self.has_chain_axis else values[0]
+
+    def _read(self, region: tuple[slice, ...]) -> HostArray:
+        """Read a region with a chain axis, fill what is beyond each chain's end."""
+        rows, chains = region[1], self.chains[region[0]]
+        first = min(chains, default=0)
+        if chains == tuple(range(first, first + len(chains))):
+            values = self.store.read(self.name, (slice(first, first + len(chains)), *region[1:]))
+        else:
+            parts = [self.store.read(self.name, (slice(c, c + 1), *region[1:])) for c in chains]
+            values = np.concatenate(parts)
+        short = [i for i, n in enumerate(self.draws[region[0]]) if n < rows.stop]
+        if short and not values.flags.writeable:
+            values = values.copy()
+        fill = from_stored(np.asarray(fill_value(self.leaf.dtype)), self.leaf.dtype)
+        for i in short:
+            end = self.draws[region[0]][i]
+            values[i, max(0, end - rows.start) :] = fill
+        return values
+
+
+def split_index(
+    index: Any, shape: tuple[int, ...]
+) -> tuple[tuple[slice, ...], tuple[Any, ...]]:
+    """Part an index into the region to read, of step one, and the index inside that region.
+
+    >>> split_index((slice(10, 20, 5), -1), (100, 4, 3))
+    ((slice(10, 20, None), slice(3, 4, None), slice(0, 3, None)), (slice(None, None, 5), 0))
+    """
+    index = index if isinstance(index, tuple) else (index,)
+    if any(i is None for i in index):
+        raise IndexError("a stored array takes no new axes; index it, then add them")
+    n_given = sum(i is not Ellipsis for i in index)
+    if n_given > len(shape):
+        raise IndexError(f"{n_given} indices for a stored array of shape {shape}")
+    if Ellipsis in [i for i in index if not isinstance(i, np.ndarray | list)]:
+        at = next(k for k, i in enumerate(index) if i is Ellipsis)
+        middle = (slice(None),) * (len(shape) - n_given)
+        index = (*index[:at], *middle, *index[at + 1 :])
+    region, inside = [], []
+    for axis, n in enumerate(shape):
+        outer, inner = _split_axis(index[axis] if axis < len(index) else slice(None), n, axis)
+        region.append(outer)
+        inside.append(inner)
+    return tuple(region), tuple(inside[: len(index)])
+
+
+def _split_axis(i: Any, n: int, axis: int) -> tuple[slice, Any]:
+    if isinstance(i, slice):
+        start, stop, step = i.indices(n)
+        picked = range(start, stop, step)
+        if len(picked) == 0:
+            return slice(0, 0), slice(0, 0)
+        low, high = min(picked[0], picked[-1]), max(picked[0], picked[-1])
+        if step > 0:
+            return slice(low, stop), slice(None, None, step)
+        return slice(low, high + 1), slice(None, None, step)
+    if isinstance(i, int | np.integer) and not isinstance(i, bool):
+        if not -n <= i < n:
+            raise IndexError(f"index {i} is out of range for axis {axis} of length {n}")
+        return slice(int(i) % n, int(i) % n + 1), 0
+    return slice(0, n), np.asarray(i)

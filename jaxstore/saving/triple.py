@@ -1,0 +1,209 @@
+"""`save` and `no_save`: triples of pure functions that carry draws out of a loop.
+
+Owned here: what the three functions mean. The ring is `buffer`'s, the host side `session`'s.
+The shape of the triple is that of jax_sgmc.io (Thaler, Fuchs, Cukarska, Zavadlav, 2024,
+https://doi.org/10.1016/j.softx.2024.101722).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+from weakref import WeakSet
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import ArrayLike, PyTree
+
+from jaxstore.errors import BusyError
+from jaxstore.saving import buffer, channel
+from jaxstore.saving.buffer import SavingState
+from jaxstore.saving.collectors import DataCollector, MemoryCollector, StoreCollector
+from jaxstore.saving.progress import Meter
+from jaxstore.saving.session import Session, Sink
+from jaxstore.saving.static import StaticInformation, declared_draws
+from jaxstore.saving.user_sink import UserSink
+
+
+class Saving(NamedTuple):
+    """Three functions; unpacks as `init_save, save, postprocess_save`."""
+
+    init: Callable[..., Any]
+    save: Callable[..., tuple[Any, None]]
+    postprocess: Callable[..., dict[str, Any]]
+
+
+def save(
+    collector: StoreCollector | DataCollector | None = None,
+    *,
+    buffer_draws: int | None = None,
+    progress: bool = False,
+) -> Saving:
+    """Save draws from inside `jit`, `scan`, `vmap` and the rest, while the program runs.
+
+    - `init_save(init_sample, init_checkpoint=None, static_information=None, *, chain=None)` gives
+      a `SavingState` for the carry; call it outside the program or inside, where lanes of a
+      `vmap` become chains. Under `shard_map` and `pmap` tell `chain=`, a scalar int: the number
+      of the first chain of this device.
+    - `save(state, keep, sample)` gives `(state, None)`, as a scan body may return it. `keep` is a
+      scalar bool, of its own for each chain if you like.
+    - `postprocess_save(state)` gives `{"sample_count", "samples"}`: arrays from a
+      `MemoryCollector`, lazy handles from HDF5 and Zarr; `(draw, ...)` for one chain,
+      `(chain, draw, ...)` where the state has lanes.
+
+    Draws are exact and in order whatever surrounds them. They collect in a ring on the device,
+    which goes to the host in one call for all chains when it is full, and about four times a
+    second in slow programs. A kill loses what is in the ring and in the writer's queue.
+
+    An exception of the collector, or Ctrl-C, stops the program. JAX raises its own type then;
+    `with collector:` around the program, and `postprocess_save`, raise the original.
+
+    Args:
+        collector: A `MemoryCollector`, `HDF5Collector`, `ZarrCollector`, or a `DataCollector` of
+            your own. None keeps draws in host memory.
+        buffer_draws: Draws per chain in the ring, rounded up to a power of two. None takes
+            512 KiB per chain, at most 4096 draws.
+        progress: Whether to show a bar in a terminal or notebook.
+
+    Raises:
+        MismatchError: By `save`, while tracing: a sample unlike the one given to `init_save`.
+        TooManyDrawsError: By `postprocess_save`: more draws than declared.
+
+    >>> import jax, jax.numpy as jnp, jaxstore as js
+    >>> init_save, save, postprocess_save = js.save(js.MemoryCollector())
+    >>> def chain(key):
+    ...     def step(carry, i):
+    ...         state, x = carry
+    ...         x = x + jax.random.normal(jax.random.fold_in(key, i))
+    ...         state, _ = save(state, i >= 2, {"x": x})
+    ...         return (state, x), None
+    ...     return jax.lax.scan(step, (init_save({"x": 0.0}), 0.0), jnp.arange(10))[0][0]
+    >>> saved = postprocess_save(jax.jit(jax.vmap(chain))(jax.random.split(jax.random.key(0), 4)))
+    >>> saved["samples"]["x"].shape, saved["sample_count"].tolist()
+    ((4, 8), [8, 8, 8, 8])
+    """
+    if collector is None:
+        collector = MemoryCollector()
+    if not isinstance(collector, StoreCollector | DataCollector):
+        raise TypeError(
+            f"save: {collector!r} is no collector. Use MemoryCollector, HDF5Collector or "
+            "ZarrCollector, or give it the methods of DataCollector."
+        )
+    if buffer_draws is not None and (not isinstance(buffer_draws, int) or buffer_draws < 1):
+        raise ValueError(f"buffer_draws must be a whole number >= 1, got {buffer_draws!r}")
+
+    sinks: WeakSet[Sink] = WeakSet()
+
+    def init_save(
+        init_sample: PyTree,
+        init_checkpoint: PyTree = None,
+        static_information: StaticInformation | None = None,
+        *,
+        chain: ArrayLike | None = None,
+    ) -> SavingState:
+        shapes = buffer.shapes_of(init_sample)
+        sample = jax.tree.map(as_known, init_sample)
+
+        def begin() -> Session:
+            session = begin_session(
+                collector, sample, init_checkpoint, static_information, progress
+            )
+            sinks.add(session.sink)
+            return session
+
+        if isinstance(collector, StoreCollector):
+            collector.recording.watch()
+        draw_bytes = sum(s.dtype.itemsize * s.size for s in jax.tree.leaves(shapes))
+        slots = buffer.ring_slots(draw_bytes, buffer_draws=buffer_draws)
+        number = channel.register_when_run(begin)
+        return buffer.empty_state(number, -1 if chain is None else chain, shapes, slots)
+
+    def save(
+        state: SavingState,
+        keep: ArrayLike,
+        sample: PyTree,
+        scheduler_state: PyTree = None,
+        solver_state: PyTree = None,
+    ) -> tuple[SavingState, None]:
+        return buffer.push(state, keep, sample), None
+
+    def postprocess_save(state: SavingState, _: Any = None) -> dict[str, Any]:
+        return finish(state, sinks)
+
+    return Saving(init_save, save, postprocess_save)
+
+
+def as_known(leaf: Any) -> Any:
+    """A leaf itself where its value is known, its shape where it is being traced."""
+    if isinstance(leaf, jax.core.Tracer):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    return leaf
+
+
+def begin_session(
+    collector: Any, sample: PyTree, checkpoint: PyTree, information: Any, progress: bool
+) -> Session:
+    """A session of new chains on a collector, with a progress bar if wanted."""
+    declared = declared_draws(information)
+    if isinstance(collector, StoreCollector):
+        sink: Any = collector.recording
+        session = sink.begin(sample, declared=declared)
+    else:
+        sink = UserSink(collector, sample, checkpoint, information)
+        session = Session(sink, declared=declared)
+    if progress:
+        sink.show(Meter(is_shown=True))
+    return session
+
+
+def finish(state: SavingState, sinks: Iterable[Sink]) -> dict[str, Any]:
+    """Hand over what is left in the ring, wait for the writer, and give the samples.
+
+    Raises:
+        BaseException: What stopped the collector, as itself.
+    """
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(state)):
+        raise TypeError(
+            "postprocess_save waits for files and cannot run inside jit or vmap. Return the "
+            "saving state from the program and call it outside."
+        )
+    try:
+        jax.block_until_ready(state)
+    except jax.errors.JaxRuntimeError as error:
+        kept = next((sink.error for sink in sinks if sink.error is not None), None)
+        if kept is None:
+            raise
+        raise kept from error
+    has_chain_axis = state.tick.ndim > 1 or state.tick.size > 1
+    results, counts = [], []
+    for session, lanes in sessions_of(state):
+        final = channel.payload_of(state.chain, 0, False, state.steps, jax.tree.leaves(state.ring))
+        final = final if len(lanes) == final.chain.size else final.take(lanes)
+        if session.sink.error is not None:
+            raise session.sink.error
+        session.receive_last(final, np.asarray(state.tick).reshape(-1)[lanes])
+        results.append(session.sink.finish(session, has_chain_axis=has_chain_axis))
+        counts += [session.counts[chain] for chain in session.chains]
+        channel.release(session)
+    return {
+        "sample_count": jnp.asarray(counts if has_chain_axis else counts[0]),
+        "samples": results[0] if len(results) == 1 else results,
+    }
+
+
+def sessions_of(state: SavingState) -> Iterator[tuple[Session, list[int]]]:
+    """The sessions that a state belongs to, each with its lanes.
+
+    Raises:
+        BusyError: The state was post-processed before, or its collector closed.
+    """
+    numbers = np.asarray(state.receiver).reshape(-1).tolist()
+    for number in dict.fromkeys(numbers):
+        session = channel.find_receiver(number)
+        if not isinstance(session, Session):
+            raise BusyError(
+                "these chains are finished: postprocess_save was called on this state, or its "
+                "collector was closed. Call init_save for new ones."
+            )
+        yield session, [lane for lane, n in enumerate(numbers) if n == number]

@@ -1,0 +1,91 @@
+"""What every store promises about attributes and the record; a part of `StoreContract`."""
+
+from __future__ import annotations
+
+import pytest
+from arrays import Reopen, assert_same_bits, ramp, spec
+
+from jaxstore.stores.base import Store
+
+ATTRS = {
+    "text": "Größe, 尺寸, 🙂",
+    "quote": 'a "b" \\ c\n',
+    "float": 0.1,
+    "int": 2**40,
+    "none": None,
+    "true": True,
+    "list": [1, [2.5, "x"], {}],
+    "nested": {"a": {"ß": []}},
+    "schlüssel": 1,
+    "empty": "",
+}
+
+
+class RecordContract:
+    @pytest.mark.parametrize("name", ["", "group/of/mine", "a/x"])
+    def test_attributes_come_back_as_they_were(
+        self, store: Store, reopen: Reopen, name: str
+    ) -> None:
+        store.create(spec("a/x", (1, 2), (1, 2), "bfloat16", unit="m"))
+        store.set_attrs(ATTRS, name)
+        store.set_attrs({"int": 3, "more": [1]}, name)
+        wanted = {**ATTRS, "int": 3, "more": [1], **({"unit": "m"} if name == "a/x" else {})}
+        assert store.attrs(name) == wanted
+        again = reopen()
+        assert again.attrs(name) == wanted
+        assert again.names() == ["a/x"]
+
+    def test_a_long_attribute_comes_back(self, store: Store, reopen: Reopen) -> None:
+        store.set_attrs({"long": "ü" * 100_000}, "a")
+        assert reopen().attrs("a") == {"long": "ü" * 100_000}
+
+    def test_groups_on_the_way_have_no_attributes(self, store: Store, reopen: Reopen) -> None:
+        store.create(spec("a/b/x", (1, 2), (1, 2)))
+        again = reopen()
+        assert [again.attrs(name) for name in ("", "a", "a/b", "a/b/x")] == [{}, {}, {}, {}]
+
+    def test_changing_what_attrs_returned_changes_nothing(self, store: Store) -> None:
+        store.set_attrs({"a": {"b": 1}})
+        store.attrs()["a"]["b"] = 2
+        assert store.attrs() == {"a": {"b": 1}}
+
+    def test_a_record_replaces_the_one_before(self, store: Store, reopen: Reopen) -> None:
+        store.set_attrs({"kept": 1})
+        assert store.committed() is None
+        for n in range(3):
+            store.commit({"draws": [n, n], "nonce": f"é{n}", "slot": None})
+            assert store.committed() == {"draws": [n, n], "nonce": f"é{n}", "slot": None}
+        store.commit({"draws": [7]})
+        assert store.attrs() == {"kept": 1}
+        again = reopen()
+        assert again.committed() == {"draws": [7]}
+        assert again.attrs() == {"kept": 1}
+
+    def test_a_record_that_is_no_json_leaves_the_one_before(
+        self, store: Store, reopen: Reopen
+    ) -> None:
+        store.commit({"draws": 1})
+        with pytest.raises(TypeError):
+            store.commit({"draws": object()})
+        assert store.committed() == {"draws": 1}
+        assert reopen().committed() == {"draws": 1}
+
+    def test_a_sealed_store_goes_on_when_written_again(self, store: Store, reopen: Reopen) -> None:
+        store.create(spec("x", (1, 4), (1, 4)))
+        store.write("x", (0, 0), ramp((1, 4)))
+        store.commit({"draws": 4})
+        store.seal()
+        assert_same_bits(store.read("x"), ramp((1, 4)))
+        store.write("x", (0, 4), ramp((1, 4)))
+        store.resize("x", (1, 8))
+        store.create(spec("a/y", (1, 4), (1, 4)))
+        store.commit({"draws": 8})
+        store.seal()
+        again = reopen()
+        assert again.names() == ["a/y", "x"]
+        assert again.spec("x").shape == (1, 8)
+        assert again.committed() == {"draws": 8}
+
+    def test_it_can_be_closed_twice(self, store: Store) -> None:
+        store.close()
+        store.close()
