@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from arrays import Reopen, assert_same_bits, numbers, ramp, spec
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from jaxstore.stores.base import Store
@@ -67,6 +67,7 @@ class GrowingContract:
     @settings(
         deadline=None,
         max_examples=20,
+        phases=[Phase.explicit, Phase.generate],  # to shrink on a disk takes minutes
         suppress_health_check=[
             HealthCheck.function_scoped_fixture,
             HealthCheck.differing_executors,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from arrays import Reopen, assert_same_bits, ramp, spec
 
+from jaxstore.errors import ExistsError
 from jaxstore.stores.base import Store
 
 ATTRS = {
@@ -89,3 +90,31 @@ class RecordContract:
     def test_it_can_be_closed_twice(self, store: Store) -> None:
         store.close()
         store.close()
+
+    # --- labels and readers ---
+
+    def test_labels_come_back_and_are_no_array(self, store: Store, reopen: Reopen) -> None:
+        store.create(spec("g/x", (1, 2), (1, 2)))
+        store.create_labels("g/city", ["Zürich", "", "尺寸 🙂", "a" * 1000])
+        store.create_labels("g/none", [])
+        with pytest.raises(ExistsError, match="'g/x'"):
+            store.create_labels("g/x", ["a"])
+        with pytest.raises(ExistsError, match="'g/city'"):
+            store.create_labels("g/city", ["a"])
+        again = reopen()
+        assert again.labels("g/city") == ["Zürich", "", "尺寸 🙂", "a" * 1000]
+        assert again.labels("g/none") == []
+        assert again.names() == ["g/x"]
+        for other in ("g/x", "g", "nothing"):
+            assert again.labels(other) is None
+
+    def test_a_reader_reads_when_the_writer_is_closed(self, store: Store) -> None:
+        store.create(spec("g/x", (1, 4), (1, 4)))
+        store.write("g/x", (0, 0), ramp((1, 4)))
+        store.commit({"draws": 4})
+        store.seal()
+        reader = store.reader()
+        store.close()
+        assert reader.committed() == {"draws": 4}
+        assert_same_bits(reader.read("g/x"), ramp((1, 4)))
+        reader.close()

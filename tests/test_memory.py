@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import threading
 
 import numpy as np
@@ -37,6 +38,7 @@ def test_a_view_shares_memory_and_keeps_its_extent_while_the_store_grows() -> No
     assert_same_bits(store.read("x", (slice(0, 2), slice(stop - 4, stop))), values)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have no mremap")
 def test_pages_are_enlarged_in_place_once_no_view_is_held() -> None:
     store = MemoryStore()
     store.create(spec("x", (1, 0), (1, 1024)))

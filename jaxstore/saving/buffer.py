@@ -4,9 +4,10 @@ Owned here: what lies in a `SavingState` and how one draw goes in. How a full ri
 is `channel`'s, which rows of it are new is `lanes`'.
 
 The ring turns on one clock for all chains. It ticks at every step at which any chain keeps its
-draw; the draw of tick t lies in slot t % K of every chain, with its step number beside it, or -1
-where that chain did not keep it. No counter is ever reset and no index has a chain axis: on a CPU
-a `where` on the carry costs 2 to 3 µs a step, a batched index half as much again.
+draw; the draw of tick t lies in slot t % K of every chain, with its step number beside it and a bit
+that says whether that chain kept it. Nothing is ever reset, no index has a chain axis, and both
+counters lie in one array that is added to once: the CPU backend runs a loop body of few kernels in
+its own thread, and hands one of more to a pool for 2 µs a step, more than all the rest.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from jaxtyping import Array, ArrayLike, PyTree
 from jaxstore.errors import MismatchError
 from jaxstore.saving import channel
 
-STEP_MASK = 2**31 - 1  # the step counter wraps there; the host, which sees all, unwraps it
 # Bytes of ring per chain. One call costs about 85 µs: at 512 KiB and 400-byte draws that is
 # 0.08 µs a draw; more gains nothing and a thousand chains would hold a gigabyte.
 RING_BYTES = 512 * 2**10
@@ -29,18 +29,14 @@ MAX_SLOTS = 4096
 
 
 class SavingState(NamedTuple):
-    """State of saving, for the carry of a loop. Each leaf has a leading axis of one.
+    """State of saving, for the carry of a loop."""
 
-    (So that `shard_map` can lay the states of its devices side by side with `P("axis")`.)
-    """
-
-    receiver: Array  # shape=(1,), uint32; who takes the draws on the host
-    chain: Array  # shape=(1,), int32; -1 if numbered by lane
-    tick: Array  # shape=(1,), uint32; never mapped
-    stop: Array  # shape=(1,), uint32; the tick of the next flush, never mapped
-    step: Array  # shape=(1,), int32; calls of save so far
-    steps: Array  # shape=(1, slots), int32
-    ring: PyTree  # (1, slots, *leaf.shape) each; typed keys as their key data
+    receiver: Array  # shape=(), uint32; who takes the draws on the host
+    chain: Array  # shape=(), int32; -1 if numbered by lane
+    clock: Array  # shape=(2,), uint32, never mapped; tick, and step: calls of save so far
+    stop: Array  # shape=(), uint32, never mapped; the tick of the next flush
+    steps: Array  # shape=(slots,), uint32; 2 * step, plus one where the draw was kept
+    ring: PyTree  # (slots, *leaf.shape) each; typed keys as their key data
 
 
 def is_key(leaf: Any) -> bool:
@@ -71,49 +67,67 @@ def empty_state(receiver: Array, chain: ArrayLike, shapes: PyTree, slots: int) -
 
     Args:
         receiver: shape=().
-        chain: shape=() or (n,); with n, every leaf gets a leading axis of n, to be sharded.
+        chain: shape=(); -1 to number chains by lane.
         shapes: A `ShapeDtypeStruct` per leaf, of `raw` leaves.
         slots: Rows of the ring.
     """
-    chain = jnp.atleast_1d(jnp.asarray(chain, jnp.int32))
-    n = chain.shape[0]
-    return SavingState(
-        receiver=jnp.broadcast_to(receiver, (n,)),
+    chain = jnp.asarray(chain, jnp.int32)
+    state = SavingState(
+        receiver=receiver,
         chain=chain,
-        tick=jnp.zeros(n, jnp.uint32),
-        stop=jnp.ones(n, jnp.uint32),  # the first draw goes out at once: errors show early
-        step=jnp.zeros(n, jnp.int32),
-        steps=jnp.full((n, slots), -1, jnp.int32),
-        ring=jax.tree.map(lambda s: jnp.zeros((n, slots, *s.shape), s.dtype), shapes),
+        clock=jnp.zeros(2, jnp.uint32),
+        stop=jnp.ones((), jnp.uint32),  # the first draw goes out at once: errors show early
+        steps=jnp.zeros(slots, jnp.uint32),
+        ring=jax.tree.map(lambda s: jnp.zeros((slots, *s.shape), s.dtype), shapes),
     )
+    # Inside shard_map everything varies over the mesh axes that the chain does.
+    axes = getattr(jax.typeof(chain), "vma", frozenset())
+    return jax.tree.map(lambda a: vary(a, axes), state)
+
+
+def vary(array: Array, axes: frozenset[Any]) -> Array:
+    """The same array, marked as different on each device along mesh axes."""
+    missing = tuple(axes - getattr(jax.typeof(array), "vma", frozenset()))
+    return jax.lax.pcast(array, missing, to="varying") if missing else array
 
 
 def push(state: SavingState, keep: ArrayLike, sample: PyTree) -> SavingState:
     """Put one draw into the ring if `keep`, and send the ring when its time has come."""
     check_sample(state, sample)
-    slots = state.steps.shape[-1]
-    keep = jnp.asarray(keep, bool)
-    tick, stop, step = state.tick[0], state.stop[0], state.step[0]
+    keep = check_keep(keep)
     ticked, is_ragged = channel.any_chain(keep)
     # Without the barrier a constant `keep` lets XLA merge the flush with the update, and the
     # CPU backend then copies the whole ring at every step.
     ticked = jax.lax.optimization_barrier(ticked)
-    slot = (tick % slots).astype(jnp.int32)
+    clock, stop = channel.shared(state.clock), channel.shared(state.stop)
+    tick, step = clock[0], clock[1]
+    slot = (tick % state.steps.shape[-1]).astype(jnp.int32)
 
     def write(ring: Array, leaf: Any) -> Array:
-        row = jax.lax.stop_gradient(raw(leaf))[None, None]
-        return jax.lax.dynamic_update_slice_in_dim(ring, row, slot, 1)
+        return jax.lax.dynamic_update_index_in_dim(ring, jax.lax.stop_gradient(leaf), slot, 0)
 
-    ring = jax.tree.map(write, state.ring, sample)
-    steps = write(state.steps, jnp.where(keep, step, -1))
-    tick = tick + ticked
-    is_full = ticked & (tick == stop)
+    ring = jax.tree.map(lambda r, leaf: write(r, raw(leaf)), state.ring, sample)
+    steps = write(state.steps, 2 * step + keep)
+    clock = clock + jnp.stack([ticked.astype(jnp.uint32), jnp.ones((), jnp.uint32)])
+    tick = clock[0]
     operands = (state.receiver, state.chain, tick, is_ragged, steps, *jax.tree.leaves(ring))
-    stop = channel.send(is_full, stop, *operands)
-    return SavingState(
-        state.receiver, state.chain, tick[None], stop[None], ((step + 1) & STEP_MASK)[None],
-        steps, ring,
-    )  # fmt: skip
+    stop = channel.send(ticked & (tick == stop), stop, *operands)
+    return SavingState(state.receiver, state.chain, clock, stop, steps, ring)
+
+
+def check_keep(keep: ArrayLike) -> Array:
+    """A scalar bool.
+
+    Raises:
+        MismatchError: `keep` has axes.
+    """
+    array = jnp.asarray(keep)
+    if array.shape:
+        raise MismatchError(
+            f"save: keep has shape {array.shape}, it must be one bool. For several chains vmap "
+            "the function that calls save, or use scan(chains=, keep=)."
+        )
+    return array.astype(bool)
 
 
 def check_sample(state: SavingState, sample: PyTree) -> None:
@@ -122,12 +136,7 @@ def check_sample(state: SavingState, sample: PyTree) -> None:
     Raises:
         MismatchError: Structure, shape or dtype differ from the sample given to `init_save`.
     """
-    if state.steps.shape[0] != 1:
-        raise MismatchError(
-            f"save got a state of {state.steps.shape[0]} chains in one program. Shard or vmap "
-            "over its leading axis, or give init_save one chain."
-        )
-    check_like(jax.eval_shape(lambda tree: jax.tree.map(raw, tree), sample), state.ring, axes=2)
+    check_like(jax.eval_shape(lambda tree: jax.tree.map(raw, tree), sample), state.ring, axes=1)
 
 
 def check_like(sample: PyTree, arrays: PyTree, *, axes: int) -> None:

@@ -36,7 +36,7 @@ class Payload(NamedTuple):
     chain: HostArray  # (lanes,) int32; -1 where the caller named no chain
     tick: int  # uint32 clock after the last step in the ring
     is_ragged: bool  # whether lanes may keep different steps
-    steps: HostArray  # (lanes, slots) int32; the step of each slot, -1 where it was not kept
+    steps: HostArray  # (lanes, slots) uint32; 2 * step of each slot, plus one where it was kept
     leaves: tuple[HostArray, ...]  # (lanes, slots, *leaf.shape) each
 
     def take(self, lanes: list[int]) -> Payload:
@@ -138,6 +138,17 @@ def _(axis_size: int, in_batched: Any, keep: Array) -> Any:
 
 
 @custom_vmap
+def shared(clock: Array) -> Array:
+    """A value that all lanes have in common, without the lane axis that a mapped state gave it."""
+    return clock
+
+
+@shared.def_vmap
+def _(axis_size: int, in_batched: Any, clock: Array) -> Any:
+    return shared(jnp.max(clock, axis=0)), False
+
+
+@custom_vmap
 def send(is_full: Array, stop: Array, *operands: Array) -> Array:
     """One host call with every chain's operands, if `is_full`; shape=() under every `vmap`.
 
@@ -151,11 +162,11 @@ def send(is_full: Array, stop: Array, *operands: Array) -> Array:
     """
     # The cond is in here, hidden from vmap; every operand is explicit, since custom_vmap fails
     # on a tracer that it closed over.
-    return jax.lax.cond(
-        is_full,
-        lambda: io_callback(_receive, jax.ShapeDtypeStruct((), jnp.uint32), *operands),
-        lambda: stop,
-    )
+    def call() -> Array:
+        following = io_callback(_receive, jax.ShapeDtypeStruct((), jnp.uint32), *operands)
+        return following + (stop - stop)  # varies over the mesh axes that stop does
+
+    return jax.lax.cond(is_full, call, lambda: stop)
 
 
 @send.def_vmap

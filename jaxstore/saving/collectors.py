@@ -133,7 +133,7 @@ class StoreCollector:
 
     def finished(self, chain_id: int) -> PyTree:
         """End a registered chain; returns its samples in the structure of `init_sample`."""
-        return self.recording.finish(self._fed.pop(chain_id), has_chain_axis=False)
+        return self.recording.finish([self._fed.pop(chain_id)], has_chain_axis=False)
 
 
 class MemoryCollector(StoreCollector):
@@ -204,7 +204,7 @@ class ZarrCollector(StoreCollector):
         def create() -> Store:
             from jaxstore.stores.zarr3 import ZarrStore
 
-            return ZarrStore.create(where, compression=compression, checksum=checksum)
+            return ZarrStore.new(where, compression=compression, checksum=checksum)
 
         options = Options(
             group, dims or {}, coords or {}, settings or {}, chunk_draws, queue_bytes
@@ -239,7 +239,7 @@ class HDF5Collector(StoreCollector):
         def create() -> Store:
             from jaxstore.stores.hdf5 import HDF5Store
 
-            make = HDF5Store.create if isinstance(file, str | os.PathLike) else HDF5Store.adopt
+            make = HDF5Store.new if isinstance(file, str | os.PathLike) else HDF5Store.adopt
             return make(file, compression=compression, checksum=checksum)
 
         options = Options(

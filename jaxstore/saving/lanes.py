@@ -13,10 +13,10 @@ import numpy as np
 
 from jaxstore.errors import LostDrawsError, MismatchError
 from jaxstore.saving.block import Block, HostArray
-from jaxstore.saving.buffer import STEP_MASK
 from jaxstore.saving.channel import Payload
 
-TICK_RANGE = 2**32
+TICK_RANGE = 2**32  # the device counts flushes modulo this,
+STEP_RANGE = 2**31  # and steps modulo this; the host sees all of them and unwraps
 
 
 @dataclass(slots=True)
@@ -140,7 +140,7 @@ class Lanes:
     def _ragged(self, sender: Sender, payload: Payload, new: HostArray) -> Iterator[Block]:
         """Each lane kept its own steps: a block per lane."""
         for lane, chain in enumerate(sender.chains):
-            rows = new[payload.steps[lane, new] >= 0]
+            rows = new[payload.steps[lane, new] % 2 == 1]
             if len(rows) == 0:
                 continue
             steps = unwrap(payload.steps[lane : lane + 1, rows], [sender.steps[lane]])
@@ -149,15 +149,14 @@ class Lanes:
             yield Block(chain, steps, leaves, len(sender.chains))
 
 
-def unwrap(steps: HostArray, last: list[int]) -> HostArray:
-    """Step numbers that the device counts modulo 2**31, as they are; each row after its `last`.
+def unwrap(codes: HostArray, last: list[int]) -> HostArray:
+    """Step numbers out of the codes of a ring, as they are; each row goes on after its `last`.
 
-    >>> unwrap(np.array([[2**31 - 1, 0, 5]], np.int32), [2**31 - 3]).tolist()
+    >>> unwrap(np.array([[2**32 - 1, 1, 11]], np.uint32), [2**31 - 3]).tolist()
     [[2147483647, 2147483648, 2147483653]]
     """
     before = np.asarray(last, np.int64)[:, None]
-    gaps = np.diff(steps.astype(np.int64), axis=1, prepend=before & STEP_MASK) & STEP_MASK
-    # A chain that kept nothing yet stands at -1, which the mask turned into 2**31 - 1.
+    gaps = np.diff(codes.astype(np.int64) // 2, axis=1, prepend=before % STEP_RANGE) % STEP_RANGE
     return before + np.cumsum(gaps, axis=1)
 
 

@@ -79,6 +79,7 @@ class Recording:
         self._n_chains = 0
         self._draws = 0
         self._is_listening = False
+        self._is_taken = False  # by a session that must have it for itself
         self._is_closed = False
         self._lock = threading.RLock()  # guards all of the above; the writer has its own
 
@@ -120,9 +121,10 @@ class Recording:
         """Take no more draws; what is queued is still written."""
         self._writer.fail(error)
 
-    def finish(self, session: Session, *, has_chain_axis: bool) -> PyTree:
-        """Write the last draws of a session and return its samples in the user's structure."""
-        run, chains = self.finish_run(session), session.chains
+    def finish(self, sessions: Sequence[Session], *, has_chain_axis: bool) -> PyTree:
+        """Write the last draws of sessions and return their samples in the user's structure."""
+        run = self.finish_run(sessions)
+        chains = tuple(sorted(chain for session in sessions for chain in session.chains))
         if not has_chain_axis:
             leaves = [array.of_chain(chains[0]) for array in run.leaves]
         elif chains == tuple(range(run.n_chains)):
@@ -132,9 +134,20 @@ class Recording:
         return jax.tree.unflatten(self._treedef, [leaf.resolve() for leaf in leaves])
 
     def begin(
-        self, sample: PyTree, *, declared: int | None, settings: Mapping[str, Json] | None = None
+        self,
+        sample: PyTree,
+        *,
+        declared: int | None,
+        settings: Mapping[str, Json] | None = None,
+        is_alone: bool = False,
     ) -> Session:
         """Begin a session of new chains whose samples look like this one.
+
+        Args:
+            sample: Arrays or shapes, of one chain.
+            declared: Draws that each chain may keep; None for any number.
+            settings: Kept with the run, if this begins it.
+            is_alone: Whether the session must have the run for itself.
 
         Raises:
             BusyError: The collector is closed, or its writer failed.
@@ -145,6 +158,12 @@ class Recording:
             if self._is_closed or self.error is not None:
                 reason = "is closed" if self._is_closed else f"failed: {self.error!r}"
                 raise BusyError(f"the collector of {self.place} {reason}; make a new one")
+            if self._is_taken or (is_alone and self._layout is not None):
+                raise BusyError(
+                    f"the collector of {self.place} holds the run of another call; a collector "
+                    "takes one scan, so make a new one"
+                )
+            self._is_taken = is_alone
             layout = layout_of(sample, group=self._options.group, dims=self._options.dims)
             if self._layout is None:
                 self._open(layout, {**self._options.settings, **(settings or {})})
@@ -177,21 +196,22 @@ class Recording:
         if self._recorder is not None and self._sessions:
             self._recorder.commit("running")
 
-    def finish_run(self, session: Session) -> Run:
-        """Write the last draws of a session; the run as it then is at rest."""
+    def finish_run(self, sessions: Sequence[Session]) -> Run:
+        """Write the last draws of sessions; the run as it then is at rest."""
         self._writer.drain()
+        chains = tuple(sorted(chain for session in sessions for chain in session.chains))
         with self._lock:
             recorder, store = self._recorder, self._store
-            if recorder is None or store is None or session not in self._sessions:
+            if recorder is None or store is None or not self._sessions.issuperset(sessions):
                 raise BusyError(f"these chains of {self.place} are finished already")
-            self._sessions.discard(session)
+            self._sessions.difference_update(sessions)
             is_last = not self._sessions
-            recorder.finish(session.chains, state="complete" if is_last else "running")
+            recorder.finish(chains, state="complete" if is_last else "running")
             if is_last:
                 self._end_watch()
                 store.seal()
             run = Run(store.reader(), treedef=self._treedef)
-        self._on_finish(run, session.chains)
+        self._on_finish(run, chains)
         return run
 
     def abandon(self, session: Session, error: BaseException) -> None:

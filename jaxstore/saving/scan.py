@@ -11,7 +11,7 @@ Bits do not depend on where blocks end. One compiled instance of the step runs e
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from jaxstore.errors import BusyError, MismatchError
+from jaxstore.errors import MismatchError
 from jaxstore.saving import buffer
 from jaxstore.saving.block import Block, HostArray
 from jaxstore.saving.collectors import MemoryCollector, StoreCollector
@@ -135,14 +135,14 @@ def scan(
         "length": schedule.length, "thin": thin, "burn_in": burn_in, "chains": chains or 1,
     }  # fmt: skip
     session = collector.recording.begin(
-        one_chain(sample, chains), declared=None, settings=settings
+        one_chain(sample, chains), declared=None, settings=settings, is_alone=True
     )
     total = None if schedule.n_draws is None else schedule.n_draws * (chains or 1)
     collector.recording.show(Meter(is_shown=progress, total=total))
     try:
         session.open_chains(chains or 1)
         carry = drive(program, carry, xs, session)
-        return carry, collector.recording.finish_run(session)
+        return carry, collector.recording.finish_run([session])
     except BaseException as error:
         # What came so far stays: committed, readable, and marked as interrupted.
         collector.recording.abandon(session, error)
@@ -169,8 +169,8 @@ class Ring(NamedTuple):
     """What a block hands to the host."""
 
     n_ticks: Array  # shape=(), int32; rows that hold draws
-    steps: Array  # shape=(slots,) int32
-    kept: Array  # shape=(slots,) or (slots, chains), bool
+    steps: Array | None  # shape=(slots,) int32; None where the schedule tells
+    kept: Array | None  # shape=(slots,) or (slots, chains), bool; None where all rows count
     draws: PyTree  # (slots, *sample.shape) each
 
 
@@ -178,22 +178,41 @@ def drive(program: Program, carry: PyTree, xs: PyTree, session: Session) -> PyTr
     """Run all steps, block after block, and hand their draws to the session."""
     schedule = program.schedule
     state = BlockState(jnp.zeros((), jnp.int32), carry)
-    steps, last = 1, time.monotonic()
-    while (index := int(state.index)) < schedule.length:
-        in_burn_in = index < schedule.burn_in
+    index, steps, last = 0, 1, time.monotonic()
+    waiting: list[Block] | Iterator[Block] = []
+    while index < schedule.length:
+        before, in_burn_in = index, index < schedule.burn_in
         end = schedule.burn_in if in_burn_in else schedule.length
-        stop = np.int32(min(end, index + steps))
+        stop = min(end, index + steps)
         if in_burn_in:
-            state = skip(program, state, xs, stop)
-            jax.block_until_ready(state)
+            state = jax.block_until_ready(skip(program, state, xs, np.int32(stop)))
+            index = stop
         else:
-            state, ring = advance(program, state, xs, stop)
-            for block in blocks_of(ring, program.chains):
-                session.put(block)
+            state, ring = advance(program, state, xs, np.int32(stop))
+            jax.tree.map(lambda a: a.copy_to_host_async(), ring)
+            index = next_index(program, index, stop, state)
+            # The block before this one: an accelerator computes while the host copies.
+            put_all(waiting, session)
+            waiting = blocks_of(ring, program, before)
         took, last = time.monotonic() - last, time.monotonic()
         # Blocks end by time as well, so that Ctrl-C is heard and progress moves in slow programs.
-        steps = pace(steps, ran=int(state.index) - index, took=took)
+        steps = pace(steps, ran=index - before, took=took)
+    put_all(waiting, session)
     return state.carry
+
+
+def put_all(blocks: Iterable[Block], session: Session) -> None:
+    """Hand blocks to a session."""
+    for block in blocks:
+        session.put(block)
+
+
+def next_index(program: Program, index: int, stop: int, state: BlockState) -> int:
+    """Where a block that began at `index` ended, without waiting for it if the schedule tells."""
+    if program.schedule.keep is not None:
+        return int(state.index)
+    phase = (index - program.schedule.burn_in) % program.schedule.thin
+    return min(stop, index - phase + program.schedule.thin * program.slots)
 
 
 def pace(steps: int, *, ran: int, took: float) -> int:
@@ -226,17 +245,21 @@ def advance(
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
     shapes = jax.eval_shape(lambda c, x: sample_of(program.step(c, x)), state.carry, one)
     is_ragged = schedule.keep is not None and kept_shape(schedule.keep, chains) != ()
+    is_free = schedule.keep is not None  # else the schedule tells which steps the rows are
     ring = Ring(
         jnp.zeros((), jnp.int32),
-        jnp.zeros(slots, jnp.int32),
-        jnp.zeros((slots, chains) if is_ragged else slots, bool),
+        jnp.zeros(slots, jnp.int32) if is_free else None,
+        jnp.zeros((slots, chains) if is_ragged else slots, bool) if is_free else None,
         jax.tree.map(lambda s: jnp.zeros((slots, *s.shape), s.dtype), shapes),
     )
 
     def one_step(state: BlockState, ring: Ring) -> tuple[BlockState, Ring]:
         carry, sample = program.step(state.carry, row(xs, state.index))
-        kept = jnp.asarray(True if schedule.keep is None else schedule.keep(state.index), bool)
-        rows = Ring(jnp.any(kept).astype(jnp.int32), state.index, kept, sample_of((None, sample)))
+        rows = Ring(jnp.ones((), jnp.int32), None, None, sample_of((None, sample)))
+        if schedule.keep is not None:
+            kept = jnp.asarray(schedule.keep(state.index), bool)
+            rows = rows._replace(n_ticks=jnp.any(kept).astype(jnp.int32), steps=state.index)
+            rows = rows._replace(kept=kept)
         return BlockState(state.index + 1, carry), put_row(ring, rows)
 
     def last_of_window(state: BlockState, ring: Ring) -> tuple[BlockState, Ring]:
@@ -252,7 +275,7 @@ def advance(
         blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         state, sample = jax.lax.while_loop(lambda c: c[0].index < end, inner, (state, blank))
         is_whole = (state.index - schedule.burn_in) % schedule.thin == 0
-        rows = Ring(is_whole.astype(jnp.int32), state.index - 1, is_whole, sample)
+        rows = Ring(is_whole.astype(jnp.int32), None, None, sample)
         return state, put_row(ring, rows)
 
     body = one_step if schedule.thin == 1 else last_of_window
@@ -271,21 +294,26 @@ def put_row(ring: Ring, rows: Ring) -> Ring:
     return Ring(ring.n_ticks + rows.n_ticks, *written)
 
 
-def blocks_of(ring: Ring, chains: int | None) -> Iterator[Block]:
-    """The draws of a ring, chain axis first: one block, or one per chain where they differ."""
+def blocks_of(ring: Ring, program: Program, index: int) -> Iterator[Block]:
+    """The draws of a ring that began at a step, chain axis first; a block, or one per chain."""
     n = int(ring.n_ticks)
     if n == 0:
         return
-    n_chains = chains or 1
-    steps = np.asarray(ring.steps)[:n].astype(np.int64)
+    n_chains = program.chains or 1
     leaves = [np.asarray(leaf)[:n] for leaf in jax.tree.leaves(ring.draws)]
-    if chains is None:
+    if program.chains is None:
         leaves = [leaf[:, None] for leaf in leaves]
-    kept = np.asarray(ring.kept)[:n]
-    if kept.ndim == 1:
+    if ring.steps is None:
+        schedule = program.schedule
+        first = index - (index - schedule.burn_in) % schedule.thin + schedule.thin - 1
+        steps = first + schedule.thin * np.arange(n, dtype=np.int64)
+    else:
+        steps = np.asarray(ring.steps)[:n].astype(np.int64)
+    if ring.kept is None or ring.kept.ndim == 1:
         all_steps = np.broadcast_to(steps, (n_chains, n))
         yield Block(0, all_steps, tuple(chain_first(leaf) for leaf in leaves), n_chains)
         return
+    kept = np.asarray(ring.kept)[:n]
     for chain in range(n_chains):
         rows = kept[:, chain]
         if rows.any():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from jaxstore.errors import TooManyDrawsError
@@ -47,8 +47,8 @@ class Sink(Protocol):
         """Take no more draws; `error` is what `put` and `finish` raise from now on."""
         ...
 
-    def finish(self, session: Session, *, has_chain_axis: bool) -> Any:
-        """Wait for the draws of a session and return its samples. Raises what stopped the sink."""
+    def finish(self, sessions: Sequence[Session], *, has_chain_axis: bool) -> Any:
+        """Wait for the draws of sessions and return their samples. Raises what stopped the sink."""
         ...
 
 

@@ -7,6 +7,7 @@ https://doi.org/10.1016/j.softx.2024.101722).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -175,17 +176,23 @@ def finish(state: SavingState, sinks: Iterable[Sink]) -> dict[str, Any]:
         if kept is None:
             raise
         raise kept from error
-    has_chain_axis = state.tick.ndim > 1 or state.tick.size > 1
-    results, counts = [], []
+    has_chain_axis = state.stop.ndim > 0
+    by_sink: dict[Sink, list[Session]] = {}
     for session, lanes in sessions_of(state):
-        final = channel.payload_of(state.chain, 0, False, state.steps, jax.tree.leaves(state.ring))
-        final = final if len(lanes) == final.chain.size else final.take(lanes)
         if session.sink.error is not None:
             raise session.sink.error
-        session.receive_last(final, np.asarray(state.tick).reshape(-1)[lanes])
-        results.append(session.sink.finish(session, has_chain_axis=has_chain_axis))
-        counts += [session.counts[chain] for chain in session.chains]
-        channel.release(session)
+        final = channel.payload_of(state.chain, 0, False, state.steps, jax.tree.leaves(state.ring))
+        final = final if len(lanes) == final.chain.size else final.take(lanes)
+        session.receive_last(final, np.asarray(state.clock).reshape(-1, 2)[lanes, 0])
+        by_sink.setdefault(session.sink, []).append(session)
+    results, counts = [], []
+    for sink, sessions in by_sink.items():
+        results.append(sink.finish(sessions, has_chain_axis=has_chain_axis))
+        every = Counter()
+        for session in sessions:
+            every.update({chain: session.counts[chain] for chain in session.chains})
+            channel.release(session)
+        counts += [every[chain] for chain in sorted(every)]
     return {
         "sample_count": jnp.asarray(counts if has_chain_axis else counts[0]),
         "samples": results[0] if len(results) == 1 else results,

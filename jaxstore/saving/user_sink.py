@@ -5,6 +5,7 @@ Owned here: the translation of blocks into the calls of `DataCollector`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -81,12 +82,12 @@ class UserSink:
         """How far saving is."""
         return Status(self._n_chains, self._draws, self._draws, 0, self._writer.waiting_bytes)
 
-    def finish(self, session: Session, *, has_chain_axis: bool) -> Any:
+    def finish(self, sessions: Sequence[Session], *, has_chain_axis: bool) -> Any:
         """Finalize each chain; what `finished` gives for it, a list of that for several."""
         self._writer.drain()
         self._writer.close()
         self._meter.close(self.status())
-        ids = [self._ids[chain] for chain in session.chains]
+        ids = [self._ids[chain] for session in sessions for chain in session.chains]
         for chain_id in ids:
             self._collector.finalize(chain_id)
         results = [self._collector.finished(chain_id) for chain_id in ids]

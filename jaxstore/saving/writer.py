@@ -36,6 +36,7 @@ class Writer:
         self._is_closing = False
         self._change = threading.Condition()  # guards all of the above, and error
         self.error: BaseException | None = None
+        self.is_dead = False  # whether `handle` raised
 
     @property
     def waiting_bytes(self) -> int:
@@ -94,7 +95,7 @@ class Writer:
                 self._handle(item)
             except BaseException as error:
                 with self._change:
-                    self.error = error
+                    self.error, self.is_dead = self.error or error, True
                     self._items.clear()
             item = None  # drop the reference before waiting: blocks are large
             with self._change:

@@ -19,7 +19,7 @@ from zarr.abc.store import Store as AnyZarrStore
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from jaxstore.errors import FormatError
+from jaxstore.errors import ExistsError, FormatError
 from jaxstore.stores.files import put_file, remove_leftovers
 from jaxstore.stores.urls import is_url, local_path, redact
 
@@ -85,16 +85,32 @@ class FileBlobs:
         self.location = str(root)
         self.zarr_store: AnyZarrStore = zarr.storage.LocalStore(root)
 
+    def make_folder(self) -> bool:
+        """Make the root and the folders above it; whether it was not there before."""
+        self.root.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.root.mkdir()
+        except FileExistsError:
+            if self.root.is_dir():
+                return False
+            raise ExistsError(
+                f"{self.root} is a file. Nothing was changed. Choose another path."
+            ) from None
+        return True
+
     def get(self, key: str) -> bytes | None:
+        """The object, None if there is none."""
         try:
             return (self.root / key).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Put the parts as one object."""
         put_file(os.path.join(self.root, key), parts)
 
     def put_new(self, key: str, data: bytes) -> bool:
+        """Put an object unless there is one; whether it was put."""
         # First an empty file that only one writer can make, then its content in one step.
         try:
             with open(self.root / key, "xb"):
@@ -105,18 +121,22 @@ class FileBlobs:
         return True
 
     def delete(self, key: str) -> None:
+        """Remove an object that may be there."""
         (self.root / key).unlink(missing_ok=True)
 
     def keys(self, under: str = "") -> Iterator[str]:
+        """Keys of all objects in a folder and the folders in it."""
         for folder, _, names in os.walk(self.root / under):
             for name in names:
                 yield (Path(folder) / name).relative_to(self.root).as_posix()
 
     def folders(self, under: str = "") -> list[str]:
+        """Names of the folders in a folder."""
         with os.scandir(self.root / under) as entries:
             return [entry.name for entry in entries if entry.is_dir()]
 
     def tidy(self, under: str = "") -> None:
+        """Remove what killed writers left half done in a folder."""
         remove_leftovers(self.root / under)
 
 
@@ -130,17 +150,20 @@ class ObjectBlobs:
         self.zarr_store: AnyZarrStore = zarr.storage.ObjectStore(store)
 
     def get(self, key: str) -> bytes | None:
+        """The object, None if there is none."""
         try:
             return bytes(obstore.get(self._store, self.prefix + key).bytes())
         except FileNotFoundError:
             return None
 
     def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Put the parts as one object."""
         data = b"".join(parts)
         multipart = len(data) > _MULTIPART_BYTES
         obstore.put(self._store, self.prefix + key, data, use_multipart=multipart)
 
     def put_new(self, key: str, data: bytes) -> bool:
+        """Put an object unless there is one; whether it was put."""
         try:
             obstore.put(self._store, self.prefix + key, data, mode="create")
         except AlreadyExistsError:
@@ -149,14 +172,17 @@ class ObjectBlobs:
         return True
 
     def delete(self, key: str) -> None:
+        """Remove an object that may be there."""
         obstore.delete(self._store, self.prefix + key)
 
     def keys(self, under: str = "") -> Iterator[str]:
+        """Keys of all objects in a folder and the folders in it."""
         for batch in obstore.list(self._store, self._folder(under)):
             for entry in batch:
                 yield entry["path"].removeprefix(self.prefix)
 
     def folders(self, under: str = "") -> list[str]:
+        """Names of the folders in a folder."""
         found = obstore.list_with_delimiter(self._store, self._folder(under))
         return [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
 
@@ -176,28 +202,36 @@ class ZarrBlobs:
         self.location = redact(f"{store}{'/' if prefix else ''}{prefix}").rstrip("/")
 
     def get(self, key: str) -> bytes | None:
+        """The object, None if there is none."""
         found = sync(self.zarr_store.get(self.prefix + key, default_buffer_prototype()))
         return None if found is None else found.to_bytes()
 
     def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Put the parts as one object."""
         buffer = default_buffer_prototype().buffer.from_bytes(b"".join(parts))
         sync(self.zarr_store.set(self.prefix + key, buffer))
 
     def put_new(self, key: str, data: bytes) -> bool:
+        """Put an object unless there is one; whether it was put."""
         buffer = default_buffer_prototype().buffer.from_bytes(data)
         sync(self.zarr_store.set_if_not_exists(self.prefix + key, buffer))
         return self.get(key) == data
 
     def delete(self, key: str) -> None:
+        """Remove an object that may be there."""
         sync(self.zarr_store.delete(self.prefix + key))
 
     def keys(self, under: str = "") -> Iterator[str]:
+        """Keys of all objects in a folder and the folders in it."""
+
         async def listed() -> list[str]:
             return [key async for key in self.zarr_store.list_prefix(self.prefix + under)]
 
         yield from (key.removeprefix(self.prefix) for key in sync(listed()))
 
     def folders(self, under: str = "") -> list[str]:
+        """Names of the folders in a folder."""
+
         async def listed() -> list[str]:
             return [key async for key in self.zarr_store.list_dir(self.prefix + under)]
 

@@ -20,16 +20,23 @@ from typing import Any
 import h5py
 import numpy as np
 
-from jaxstore.errors import ExistsError, MismatchError, MissingError
+from jaxstore.errors import MismatchError
 from jaxstore.stores.base import ArraySpec, Json
-from jaxstore.stores.dtypes import fill_value, stored_dtype, to_stored
-from jaxstore.stores.hdf5_arrays import StoredArray, find_array, find_item, make_group
-from jaxstore.stores.hdf5_attrs import COMMIT, DTYPE, encode_all, read_all
+from jaxstore.stores.dtypes import stored_dtype, to_stored
+from jaxstore.stores.hdf5_arrays import StoredArray, find_array, make_array
+from jaxstore.stores.hdf5_attrs import COMMIT, encode_all, read_all
 from jaxstore.stores.hdf5_codec import filter_options
 from jaxstore.stores.hdf5_handle import FileHandle, GroupHandle, Handle, Opened
 from jaxstore.stores.hdf5_labels import check_labels, is_labels, read_labels, write_labels
-from jaxstore.stores.hdf5_record import parse_record, read_record, record_path, replace_record
-from jaxstore.stores.hdf5_scales import dims_of, fit_dims, is_pure, move_aside, name_dims
+from jaxstore.stores.hdf5_names import array_names, find_item, free_place, make_group, missing
+from jaxstore.stores.hdf5_record import (
+    parse_record,
+    read_record,
+    record_path,
+    refuse_orphan,
+    replace_record,
+)
+from jaxstore.stores.hdf5_scales import fit_dims
 
 
 class HDF5Store:
@@ -48,27 +55,15 @@ class HDF5Store:
 
     @classmethod
     def new(
-        cls,
-        path: str | PathLike[str],
-        *,
-        compression: str | None = "zstd",
-        checksum: bool = True,
+        cls, path: str | PathLike[str], *, compression: str | None = "zstd", checksum: bool = True
     ) -> HDF5Store:
         """Make a new file, and the directories above it.
 
-        `compression` is "zstd", "lz4" (by Blosc) or None.
-
-        Raises:
-            ExistsError: Something is there; it stays as it is.
+        `compression` is "zstd", "lz4" (by Blosc) or None. What is there raises ExistsError.
         """
         path = Path(path)
         filter_options(compression, checksum=checksum)  # refused before there is a file
-        record = record_path(path)
-        if record.exists() and not path.exists():
-            raise ExistsError(
-                f"{record} is there, the commit record of a file that is not. Choose another "
-                "path, or remove the record if that file is gone for good."
-            )
+        refuse_orphan(path)
         return cls(FileHandle.create(path), compression=compression, checksum=checksum)
 
     @classmethod
@@ -84,10 +79,7 @@ class HDF5Store:
 
         `compression` and `checksum` are those of arrays made from now on.
 
-        Raises:
-            MissingError: Nothing is there.
-            FormatError: It is not an HDF5 file.
-            BusyError: Another process has it open for writing.
+        Raises MissingError, FormatError, or BusyError if another process writes to it.
         """
         if mode not in ("r", "r+"):
             raise ValueError(f"mode must be 'r' or 'r+', got {mode!r}")
@@ -109,36 +101,22 @@ class HDF5Store:
     def create(self, spec: ArraySpec) -> None:
         """Make a chunked dataset that may grow along every axis."""
         attrs = encode_all(spec.attrs, name=spec.name)
+        filters = filter_options(self._compression, checksum=self._checksum)
         dtype = stored_dtype(spec.dtype)
-        if dtype != spec.dtype:
-            attrs[DTYPE] = spec.dtype.name
-        options: dict[str, Any] = {"fillvalue": fill_value(spec.dtype)}
-        if spec.shape:  # HDF5 has neither chunks nor filters for a single value
-            options |= {"chunks": spec.chunks, "maxshape": (None,) * len(spec.shape)}
-            options |= filter_options(self._compression, checksum=self._checksum)
         with self._handle.writing() as opened:
-            group, leaf = self._place(opened, spec.name)
-            dataset = group.create_dataset(leaf, spec.shape, dtype, **options)
-            name_dims(group, dataset, spec.dims)
-            dataset.attrs.update(attrs)
+            group, leaf = free_place(opened.root, spec.name, location=self.location)
+            make_array(group, leaf, spec, dtype=dtype, filters=filters).attrs.update(attrs)
 
     def names(self) -> list[str]:
         """Names of all arrays below the root, sorted."""
         with self._handle.reading() as opened:
-            return _array_names(opened.root)
+            return array_names(opened.root)
 
     def spec(self, name: str) -> ArraySpec:
         """How an array lies here; dimensions without a name in the file are `dim_0` and so on."""
         with self._handle.reading() as opened:
             array = self._array(opened, name)
-            return ArraySpec(
-                name=name,
-                shape=self._shape(array),
-                chunks=array.chunks,
-                dtype=array.dtype,
-                dims=dims_of(array.dataset),
-                attrs=read_all(array.dataset),
-            )
+            return array.spec(self._shape(array))
 
     def write(self, name: str, start: Sequence[int], values: np.ndarray[Any, Any]) -> None:
         """Put `values` at offset `start`."""
@@ -161,16 +139,9 @@ class HDF5Store:
         new = tuple(map(int, shape))
         with self._handle.writing() as opened:
             array = self._array(opened, name)
-            old, extent = self._shape(array), array.dataset.shape
-            if len(new) != len(old):
-                raise MismatchError(
-                    f"{name!r} in {self.location}: has shape {old}, so it cannot become {new}. "
-                    "Give one size per axis."
-                )
-            # What lies beyond a growing axis stays for the next resize; a shrinking one is cut.
-            kept = tuple(
-                max(n, e) if n >= o else n for n, o, e in zip(new, old, extent, strict=True)
-            )
+            extent: tuple[int, ...] = array.dataset.shape
+            old = self._published.get(name, extent)
+            kept = _kept_shape(old, new, extent, name=name)
             if kept != extent:
                 array.dataset.resize(kept)
             fit_dims(array.dataset, old, new)
@@ -189,7 +160,7 @@ class HDF5Store:
         with self._handle.reading() as opened:
             item = find_item(opened.root, name, location=self.location)
             if item is None:
-                raise self._missing(name, opened)
+                raise missing(opened.root, name, location=self.location)
             return read_all(item)
 
     def set_attrs(self, attrs: Mapping[str, Json], name: str = "") -> None:
@@ -224,7 +195,8 @@ class HDF5Store:
         """Make a coordinate of strings, which `names` does not list."""
         check_labels(labels, name=name)
         with self._handle.writing() as opened:
-            write_labels(*self._place(opened, name), labels)
+            group, leaf = free_place(opened.root, name, location=self.location)
+            write_labels(group, leaf, labels)
 
     def labels(self, name: str) -> list[str] | None:
         """The strings of a coordinate, None where there are none."""
@@ -235,7 +207,7 @@ class HDF5Store:
     def seal(self) -> None:
         """Cut what was never published, move the record into the file, and release the file."""
         text = read_record(self._handle.path)
-        if self._published or text is not None:
+        if self._handle.is_writable and (self._published or text is not None):
             with self._handle.writing() as opened:
                 for name, shape in self._published.items():
                     self._array(opened, name).dataset.resize(shape)
@@ -256,44 +228,17 @@ class HDF5Store:
         """Let go of the file; an adopted one is flushed and stays open."""
         self._handle.close()
 
-    def _place(self, opened: Opened, name: str) -> tuple[h5py.Group, str]:
-        """The group and the last part of a name that is free."""
-        if find_item(opened.root, name, location=self.location) is not None:
-            raise ExistsError(
-                f"{name!r} is already in {self.location}. Choose another name, or open what is "
-                "there."
-            )
-        parent, _, leaf = name.rpartition("/")
-        group = make_group(opened.root, parent, location=self.location)
-        move_aside(group, leaf)
-        return group, leaf
-
     def _array(self, opened: Opened, name: str) -> StoredArray:
         if (array := opened.arrays.get(name)) is None:
             array = find_array(opened.root, name, location=self.location)
             if array is None:
-                raise self._missing(name, opened)
+                raise missing(opened.root, name, location=self.location)
             opened.arrays[name] = array
         return array
 
     def _shape(self, array: StoredArray) -> tuple[int, ...]:
         extent: tuple[int, ...] = array.dataset.shape
         return self._published.get(array.name, extent)
-
-    def _missing(self, name: str, opened: Opened) -> MissingError:
-        there = ", ".join(map(repr, _array_names(opened.root))) or "nothing"
-        return MissingError(f"There is no {name!r} in {self.location}. There is: {there}.")
-
-
-def _array_names(root: h5py.Group) -> list[str]:
-    found: list[str] = []
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and not (is_pure(item) or is_labels(item)):
-            found.append(name)
-
-    root.visititems(visit)
-    return sorted(found)
 
 
 def _check_write(array: StoredArray, start: Sequence[int], values: np.ndarray[Any, Any]) -> None:
@@ -309,6 +254,18 @@ def _check_write(array: StoredArray, start: Sequence[int], values: np.ndarray[An
             f"{array.name!r} has {ndim} axes, so values of shape {values.shape} cannot be put at "
             f"{tuple(start)}."
         )
+
+
+def _kept_shape(
+    old: tuple[int, ...], new: tuple[int, ...], extent: tuple[int, ...], *, name: str
+) -> tuple[int, ...]:
+    """Shape of the dataset when `new` is published in place of `old`."""
+    if len(new) != len(old):
+        raise MismatchError(
+            f"{name!r} has shape {old}, so it cannot become {new}. Give one size per axis."
+        )
+    # What lies beyond a growing axis stays for the next resize; a shrinking one is cut.
+    return tuple(max(n, e) if n >= o else n for n, o, e in zip(new, old, extent, strict=True))
 
 
 def _bounded(region: tuple[slice, ...], shape: tuple[int, ...], *, name: str) -> tuple[slice, ...]:

@@ -1,7 +1,7 @@
-"""One dataset as an array of chunks: looked up, written by chunks, read by regions.
+"""One dataset as an array of chunks: made, opened, written by chunks, read by regions.
 
-Owned here: the walk to a name, which trusts no link, and the bytes of a region. Which chunks a
-region touches is `geometry`.
+Owned here: the bytes of a region. Which chunks it touches is `geometry`, the bytes of one chunk
+`hdf5_codec`, the way to the dataset `hdf5_names`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from jaxstore.errors import ExistsError, FormatError
-from jaxstore.stores.dtypes import from_stored, parse_dtype
+from jaxstore.errors import FormatError
+from jaxstore.stores.base import ArraySpec
+from jaxstore.stores.dtypes import fill_value, from_stored, parse_dtype
 from jaxstore.stores.geometry import chunk_regions
-from jaxstore.stores.hdf5_attrs import DTYPE
+from jaxstore.stores.hdf5_attrs import DTYPE, read_all
 from jaxstore.stores.hdf5_codec import Encode, chunk_encoder
-from jaxstore.stores.hdf5_scales import is_pure, move_aside
+from jaxstore.stores.hdf5_names import find_item
+from jaxstore.stores.hdf5_scales import dims_of, name_dims
 
 Array = np.ndarray[Any, Any]
 
@@ -34,18 +36,28 @@ class StoredArray:
     chunks: tuple[int, ...]  # of a dataset without chunks, the whole of it
     encode: Encode | None  # None: HDF5 has to encode by itself
 
+    def spec(self, shape: tuple[int, ...]) -> ArraySpec:
+        """How the array lies in the file, with the shape that counts."""
+        return ArraySpec(
+            name=self.name,
+            shape=shape,
+            chunks=self.chunks,
+            dtype=self.dtype,
+            dims=dims_of(self.dataset),
+            attrs=read_all(self.dataset),
+        )
+
     def write(self, start: Sequence[int], values: Array) -> None:
         """Put stored values at an offset inside the dataset's shape."""
         if self.encode is None:
             stop = (a + n for a, n in zip(start, values.shape, strict=True))
             self.dataset[tuple(map(slice, start, stop))] = values
             return
-        shape = self.dataset.shape
         for part in chunk_regions(start, values.shape, self.chunks):
             origin = tuple(i * n for i, n in zip(part.index, self.chunks, strict=True))
             block = values[part.in_values]
             if not part.is_whole:
-                block = self._patched(origin, part.in_chunk, block, shape)
+                block = self._patched(origin, part.in_chunk, block)
             data = self.encode(np.ascontiguousarray(block))
             self.dataset.id.write_direct_chunk(origin, data)
 
@@ -69,14 +81,12 @@ class StoredArray:
         """Whether stores write this dtype; a foreign file may hold text or records."""
         return self.dtype.kind in "biufcV" and self.dtype.names is None
 
-    def _patched(
-        self, origin: tuple[int, ...], covered: tuple[slice, ...], values: Array, shape: Any
-    ) -> Array:
+    def _patched(self, origin: tuple[int, ...], covered: tuple[slice, ...], values: Array) -> Array:
         """The chunk at `origin` with `values` in it; read only if they leave out some of it."""
         block = np.full(self.chunks, self.dataset.fillvalue, self.dataset.dtype)
         present = tuple(
             slice(0, min(n, size - first))
-            for first, n, size in zip(origin, self.chunks, shape, strict=True)
+            for first, n, size in zip(origin, self.chunks, self.dataset.shape, strict=True)
         )
         if covered != present:
             block[present] = self.dataset[
@@ -97,26 +107,6 @@ class StoredArray:
             except (OSError, RuntimeError):
                 return index
         return None
-
-
-def find_item(root: h5py.Group, name: str, *, location: str) -> Any:
-    """The dataset or group of a name, "" for the root; None if there is none.
-
-    Raises:
-        FormatError: The way there leaves the file, or leads over a soft link.
-    """
-    item: Any = root
-    for part in name.split("/") if name else ():
-        link = item.get(part, getlink=True) if isinstance(item, h5py.Group) else None
-        if link is None:
-            return None
-        if not isinstance(link, h5py.HardLink):
-            raise FormatError(
-                f"{name!r} in {location}: {part!r} is a link to another place "
-                f"({type(link).__name__}), which is not followed. Open that place instead."
-            )
-        item = item[part]
-    return None if is_pure(item) else item
 
 
 def find_array(root: h5py.Group, name: str, *, location: str) -> StoredArray | None:
@@ -143,25 +133,19 @@ def find_array(root: h5py.Group, name: str, *, location: str) -> StoredArray | N
     )
 
 
-def make_group(root: h5py.Group, name: str, *, location: str) -> h5py.Group:
-    """The group of a name, "" for the root, with all groups on the way there.
-
-    Raises:
-        ExistsError: An array has the name of one of them.
-    """
-    group = root
-    parts = name.split("/") if name else []
-    for depth, part in enumerate(parts, start=1):
-        move_aside(group, part)
-        path = "/".join(parts[:depth])
-        item = find_item(root, path, location=location)
-        if isinstance(item, h5py.Dataset):
-            raise ExistsError(
-                f"{path!r} in {location} is an array, so {name!r} cannot be a group. "
-                "Choose another name."
-            )
-        group = group.create_group(part) if item is None else item
-    return group
+def make_array(
+    group: h5py.Group, leaf: str, spec: ArraySpec, *, dtype: np.dtype[Any], filters: dict[str, Any]
+) -> h5py.Dataset:
+    """A new dataset that may grow along every axis, with its dimensions named."""
+    options: dict[str, Any] = {}
+    if spec.shape:  # HDF5 has neither chunks nor filters for a single value
+        options = {"chunks": spec.chunks, "maxshape": (None,) * len(spec.shape), **filters}
+    fill = fill_value(spec.dtype)
+    dataset = group.create_dataset(leaf, spec.shape, dtype, fillvalue=fill, **options)
+    if dtype != spec.dtype:
+        dataset.attrs[DTYPE] = spec.dtype.name
+    name_dims(group, dataset, spec.dims)
+    return dataset
 
 
 def _dtype(dataset: h5py.Dataset) -> np.dtype[Any]:

@@ -63,12 +63,21 @@ def decode(value: Any) -> Any:
     return value
 
 
+def is_text(text: str) -> bool:
+    """Whether HDF5 keeps a text whole: it ends it at NUL, and takes no lone surrogates."""
+    return "\0" not in text and text.encode(errors="ignore").decode() == text
+
+
 def encode_all(attrs: Mapping[str, Any], *, name: str) -> dict[str, Any]:
     """Attributes of one array or group, ready for h5py.
 
     Raises:
-        FormatError: A key is one that HDF5, netCDF or jaxstore uses itself.
+        FormatError: HDF5 does not take a key, or it, netCDF or jaxstore uses the key itself.
     """
+    if wrong := [key for key in attrs if not key or not is_text(key)]:
+        raise FormatError(
+            f"{name!r}: HDF5 takes no attribute with the key {wrong[0]!r}. Rename it."
+        )
     if reserved := sorted(_RESERVED & attrs.keys()):
         raise FormatError(
             f"{name!r}: {', '.join(reserved)} would hide what HDF5, netCDF or jaxstore itself "
@@ -83,6 +92,4 @@ def read_all(holder: Any) -> dict[str, Any]:
 
 
 def _is_plain(text: str) -> bool:
-    # HDF5 ends text at NUL, and takes no lone surrogates, which are no UTF-8.
-    is_utf8 = text.encode(errors="ignore").decode() == text
-    return is_utf8 and "\0" not in text and not text.startswith(_JSON)
+    return is_text(text) and not text.startswith(_JSON)

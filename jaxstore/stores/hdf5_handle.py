@@ -45,6 +45,7 @@ class Handle(Protocol):
 
     location: str
     path: Path | None  # of the file, if it is ours
+    is_writable: bool
 
     def reading(self) -> Any:
         """Context manager for one read; gives `Opened`."""
@@ -100,6 +101,7 @@ class FileHandle:
         self.location = str(path)
         self.path: Path | None = path
         self._path = path
+        self.is_writable = is_writable
         self._life = _Life(self.location, is_writable=is_writable)
         self._users = 0
         self._opened: Opened | None = Opened(file["/"], "r+" if is_writable else "r")
@@ -242,7 +244,8 @@ class GroupHandle:
         root = group["/"] if isinstance(group, h5py.File) else group
         file = group.file
         self.location = str(file.filename) + ("" if root.name == "/" else f":{root.name}")
-        self._life = _Life(self.location, is_writable=file.mode == "r+")
+        self.is_writable = file.mode == "r+"
+        self._life = _Life(self.location, is_writable=self.is_writable)
         self._opened = Opened(root, file.mode)
 
     @contextmanager
@@ -268,7 +271,7 @@ class GroupHandle:
 
     def release(self) -> None:
         """Flush."""
-        if self._life.is_writable:
+        if self.is_writable:
             with self.writing() as opened:
                 opened.root.file.flush()
 

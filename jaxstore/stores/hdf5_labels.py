@@ -12,6 +12,7 @@ from typing import Any
 import h5py
 
 from jaxstore.errors import FormatError
+from jaxstore.stores.hdf5_attrs import is_text
 from jaxstore.stores.hdf5_scales import name_dims
 
 
@@ -22,7 +23,7 @@ def check_labels(labels: Sequence[str], *, name: str) -> None:
         FormatError: A label contains NUL or is not Unicode.
     """
     for label in labels:
-        if "\0" in label or label.encode(errors="ignore").decode() != label:
+        if not is_text(label):
             raise FormatError(
                 f"{name!r}: HDF5 cannot hold the label {label!r}. Remove NUL and lone surrogates."
             )

@@ -10,13 +10,27 @@ import json
 import os
 from pathlib import Path
 
-from jaxstore.errors import FormatError
+from jaxstore.errors import ExistsError, FormatError
 from jaxstore.stores.base import Json
 
 
 def record_path(path: Path) -> Path:
     """Where the record of a file lies while the file is written."""
     return path.with_name(path.name + ".commit.json")
+
+
+def refuse_orphan(path: Path) -> None:
+    """Refuse to take over the record of a file that is gone.
+
+    Raises:
+        ExistsError: There is such a record.
+    """
+    record = record_path(path)
+    if record.exists() and not path.exists():
+        raise ExistsError(
+            f"{record} is there, the commit record of a file that is not. Choose another path, "
+            "or remove the record if that file is gone for good."
+        )
 
 
 def read_record(path: Path | None) -> str | None:

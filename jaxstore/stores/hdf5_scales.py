@@ -50,8 +50,9 @@ def name_dims(group: h5py.Group, dataset: h5py.Dataset, dims: Sequence[str]) -> 
 
 def fit_dims(dataset: h5py.Dataset, old: Sequence[int], new: Sequence[int]) -> None:
     """Keep pure dimensions as large as the largest array that has them."""
-    for axis, scale in enumerate(_scales(dataset)):
-        if scale is None or old[axis] == new[axis] or not is_pure(scale):
+    for axis in (axis for axis, size in enumerate(new) if size != old[axis]):
+        scale = _scale(dataset, axis)
+        if scale is None or not is_pure(scale):
             continue
         size = max(scale.shape[0], new[axis])
         if new[axis] < old[axis] == scale.shape[0]:
@@ -67,8 +68,8 @@ def dims_of(dataset: h5py.Dataset) -> tuple[str, ...]:
     if dataset.ndim == 1 and h5py.h5ds.is_scale(dataset.id):
         return (_leaf(dataset),)
     return tuple(
-        f"dim_{axis}" if scale is None else _dim(scale)
-        for axis, scale in enumerate(_scales(dataset))
+        f"dim_{axis}" if (scale := _scale(dataset, axis)) is None else _dim(scale)
+        for axis in range(dataset.ndim)
     )
 
 
@@ -119,8 +120,9 @@ def _users(scale: h5py.Dataset) -> list[tuple[h5py.Dataset, int]]:
     return [(scale.file[reference], int(axis)) for reference, axis in references]
 
 
-def _scales(dataset: h5py.Dataset) -> list[h5py.Dataset | None]:
-    return [dim[0] if len(dim) else None for dim in dataset.dims]
+def _scale(dataset: h5py.Dataset, axis: int) -> h5py.Dataset | None:
+    dim = dataset.dims[axis]
+    return dim[0] if len(dim) else None
 
 
 def _dim(scale: h5py.Dataset) -> str:

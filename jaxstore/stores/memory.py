@@ -46,6 +46,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._arrays: dict[str, _Stored] = {}
         self._attrs: dict[str, str] = {"": "{}"}  # JSON, so that what is handed out is a copy
+        self._labels: dict[str, tuple[str, ...]] = {}
         self._record: str | None = None
 
     @property
@@ -55,9 +56,7 @@ class MemoryStore:
 
     def create(self, spec: ArraySpec) -> None:
         """Make an array of fill values, and its groups."""
-        if spec.name in self._attrs:
-            raise ExistsError(f"{spec.name!r} in memory is taken. Choose another name.")
-        self._check_groups(spec.name)
+        self._check_free(spec.name)
         data = GrowingArray(_draw_first(spec.shape) or (1,), spec.dtype)
         self._make_groups(spec.name)
         self._attrs[spec.name] = json.dumps(dict(spec.attrs))
@@ -122,8 +121,22 @@ class MemoryStore:
         """The record as last committed."""
         return None if self._record is None else json.loads(self._record)
 
+    def create_labels(self, name: str, labels: Sequence[str]) -> None:
+        """Make a coordinate of strings."""
+        self._check_free(name)
+        self._make_groups(name)
+        self._labels[name] = tuple(labels)
+
+    def labels(self, name: str) -> list[str] | None:
+        """The strings of a coordinate, None where there are none."""
+        return list(self._labels[name]) if name in self._labels else None
+
     def seal(self) -> None:
         """Nothing to do: memory has no foreign readers."""
+
+    def reader(self) -> MemoryStore:
+        """This store: its data end with it."""
+        return self
 
     def close(self) -> None:
         """Nothing to do: the arrays go when nobody holds the store."""
@@ -136,9 +149,14 @@ class MemoryStore:
     def _missing(self, name: str) -> MissingError:
         return MissingError(f"no {name!r} in memory. There are {self.names()}.")
 
+    def _check_free(self, name: str) -> None:
+        if name in self._attrs:
+            raise ExistsError(f"{name!r} in memory is taken. Choose another name.")
+        self._check_groups(name)
+
     def _check_groups(self, name: str) -> None:
         for group in _groups_above(name):
-            if group in self._arrays:
+            if group in self._arrays or group in self._labels:
                 raise ExistsError(
                     f"{group!r} in memory is an array, so it cannot hold {name!r}. "
                     "Choose another name."

@@ -1,0 +1,207 @@
+"""How snapshots lie in a store, and the stream that puts them there.
+
+Owned here: names, dimensions, chunks, attributes and the commit record of a storage, and the order
+in which they are written. When a chunk is full is for `storages`, the thread is `writer`'s.
+
+    /        attributes: `jaxstore`, the manifest below as JSON
+    /time    (snapshot,), float64
+    /data    (snapshot, *shape of one snapshot), the snapshot axis first so that chunks append
+
+The commit record says how many snapshots count: {"snapshots": n, "state": "running" | "complete"}.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from jaxstore.errors import FormatError
+from jaxstore.saving.layout import FORMAT_VERSION, MANIFEST, MAX_CHUNK_BYTES, versions
+from jaxstore.saving.snapshot_arrays import Snapshot, SnapshotArray
+from jaxstore.saving.writer import Writer
+from jaxstore.stores.base import ArraySpec, Json, Store
+
+TIME, DATA = "time", "data"
+KIND = "storage"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Snapshots for the writer, which begin a chunk."""
+
+    start: int
+    snapshots: tuple[Snapshot, ...]
+    is_last: bool  # nothing follows for now; else they fill the chunk
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes that wait with this."""
+        return sum(snapshot.data.nbytes for snapshot in self.snapshots)
+
+
+class SnapshotStream:
+    """Writes chunks of snapshots into a store on a writer thread, and commits each.
+
+    Args:
+        store: A fresh store, which this owns from here on.
+        stride: For the manifest, as `chunk_size`.
+        chunk_size: Snapshots per chunk.
+        queue_bytes: What may wait for the writer at most.
+        replaces_whole: Whether the store puts a new chunk in an old one's place in one step.
+    """
+
+    def __init__(
+        self, store: Store, *, stride: int, chunk_size: int, queue_bytes: int, replaces_whole: bool
+    ) -> None:
+        self._store = store
+        self._chunk_size = chunk_size
+        self._replaces_whole = replaces_whole
+        self._committed = 0
+        self._reader: Store | None = None
+        self._writer = Writer(self._write, queue_bytes=queue_bytes, name=store.location)
+        store.set_attrs({MANIFEST: manifest_of(stride=stride, chunk_size=chunk_size)})
+        self._commit(0, state="running")
+
+    @property
+    def location(self) -> str:
+        """Where the store is."""
+        return self._store.location
+
+    def check(self) -> None:
+        """Raise what the writer thread met, if it met something."""
+        if self._writer.error is not None:
+            raise self._writer.error
+
+    def put(self, rows: Rows) -> None:
+        """Hand over rows; waits while the queue is full. Raises what the writer thread met."""
+        self._writer.put(rows, rows.n_bytes or 1)
+
+    def wait(self) -> None:
+        """Wait until everything is with the store, and end the thread until the next `put`."""
+        self._writer.drain()
+        self._writer.close()
+
+    def arrays(
+        self, n_stored: int, rest: tuple[Snapshot, ...], like: Snapshot
+    ) -> tuple[SnapshotArray, SnapshotArray]:
+        """Handles on the first rows of the store and what follows them; waits for the writer."""
+        self._writer.drain()
+        if self._reader is None:
+            self._reader = self._store.reader()
+        return snapshot_arrays(
+            self._reader, inner=like.data.shape, dtype=like.data.dtype, n_stored=n_stored, rest=rest
+        )
+
+    def close(self) -> None:
+        """End the thread and let go of the store."""
+        self._writer.close()
+        self._store.close()
+
+    def _write(self, item: object) -> None:
+        assert isinstance(item, Rows)  # the queue takes any object
+        stop = item.start + len(item.snapshots)
+        if item.snapshots:
+            if item.start < self._committed and not self._replaces_whole:
+                # The rows of an earlier tail are about to be replaced in place, where a kill may
+                # damage them. Until they are back the record must not promise them.
+                self._commit(item.start, state="running")
+            self._write_rows(item)
+        self._commit(stop, state="complete" if item.is_last else "running")
+        if item.is_last:
+            self._store.seal()
+
+    def _write_rows(self, rows: Rows) -> None:
+        data = np.stack([snapshot.data for snapshot in rows.snapshots])
+        times = np.array([snapshot.time for snapshot in rows.snapshots])
+        if not self._store.names():
+            for spec in specs_of(data, chunk_size=self._chunk_size):
+                self._store.create(spec)
+        for name, values in ((TIME, times), (DATA, data)):
+            self._store.write(name, (rows.start, *(0,) * (values.ndim - 1)), values)
+        for name, values in ((TIME, times), (DATA, data)):
+            self._store.resize(name, (rows.start + len(values), *values.shape[1:]))
+
+    def _commit(self, n_snapshots: int, *, state: str) -> None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._store.commit({"snapshots": n_snapshots, "state": state, "committed_at": now})
+        self._committed = n_snapshots
+
+
+def snapshot_arrays(
+    store: Store,
+    *,
+    inner: tuple[int, ...],
+    dtype: np.dtype[Any],
+    n_stored: int,
+    rest: tuple[Snapshot, ...] = (),
+) -> tuple[SnapshotArray, SnapshotArray]:
+    """Handles on time, shape (M,), and data, shape (*inner, M)."""
+    times = tuple(np.asarray(snapshot.time) for snapshot in rest)
+    float64 = np.dtype(np.float64)
+    data = tuple(snapshot.data for snapshot in rest)
+    return (
+        SnapshotArray(store, TIME, inner=(), dtype=float64, n_stored=n_stored, rest=times),
+        SnapshotArray(store, DATA, inner=inner, dtype=dtype, n_stored=n_stored, rest=data),
+    )
+
+
+def specs_of(data: np.ndarray[Any, Any], *, chunk_size: int) -> tuple[ArraySpec, ArraySpec]:
+    """Empty arrays for snapshots such as these rows, (n, *inner)."""
+    inner = data.shape[1:]
+    chunks = chunk_shape(inner, chunk_size=chunk_size, itemsize=data.dtype.itemsize)
+    dims = tuple(f"data_dim_{axis}" for axis in range(len(inner)))
+    is_time = {"coordinates": TIME}  # by the CF conventions, so that xarray takes it for one
+    return (
+        ArraySpec(TIME, (0,), (chunk_size,), np.dtype(np.float64), ("snapshot",)),
+        ArraySpec(DATA, (0, *inner), chunks, data.dtype, ("snapshot", *dims), is_time),
+    )
+
+
+def chunk_shape(
+    inner: tuple[int, ...], *, chunk_size: int, itemsize: int, most_bytes: int = MAX_CHUNK_BYTES
+) -> tuple[int, ...]:
+    """Always `chunk_size` snapshots; where they are too large, fewer trajectories of each.
+
+    >>> chunk_shape((2, 100), chunk_size=64, itemsize=8)
+    (64, 2, 100)
+    >>> chunk_shape((2, 1_000_000), chunk_size=64, itemsize=8)
+    (64, 2, 15625)
+    """
+    parts = [max(n, 1) for n in inner]
+    while parts and max(parts) > 1 and chunk_size * itemsize * int(np.prod(parts)) > most_bytes:
+        widest = parts.index(max(parts))
+        parts[widest] = -(-parts[widest] // 2)
+    return (chunk_size, *parts)
+
+
+def manifest_of(*, stride: int, chunk_size: int) -> Json:
+    """What a reader needs to know of a storage, beside the arrays and the commit record."""
+    return {
+        "kind": KIND,
+        "format_version": FORMAT_VERSION,
+        "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "stride": stride,
+        "chunk_size": chunk_size,
+        "versions": versions(),
+    }
+
+
+def check_manifest(manifest: Json, *, location: str) -> None:
+    """Refuse what is no storage, or of a newer format.
+
+    Raises:
+        FormatError: It is not a storage that this jaxstore reads.
+    """
+    if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
+        raise FormatError(
+            f"{location} is not a jaxstore storage: it has no such manifest. Open a run with "
+            "jaxstore.open_run, anything else with xarray, zarr or h5py."
+        )
+    if manifest["format_version"] > FORMAT_VERSION:
+        raise FormatError(
+            f"{location} has storage format {manifest['format_version']}, this jaxstore reads up "
+            f"to {FORMAT_VERSION}. Update jaxstore."
+        )

@@ -1,0 +1,125 @@
+"""From a path, a URL or an open handle to a store.
+
+Owned here: which format a place has. The formats are imported when they are needed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from jaxstore.errors import FormatError, MissingError
+from jaxstore.stores.base import Store
+from jaxstore.stores.urls import is_url, local_path
+from jaxstore.stores.urls import redact as redact
+
+_HDF5_SUFFIXES = {".h5", ".hdf5", ".he5"}
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_MOST_SIGNATURE_BYTES = 1 << 20  # HDF5 lets a user block of 512, 1024, 2048, ... bytes go before
+
+
+def create_store(where: Any, *, compression: str | None = "zstd", checksum: bool = True) -> Store:
+    """Make an empty store: HDF5 for a path ending in .h5, .hdf5 or .he5, else Zarr.
+
+    Args:
+        where: A path, a URL, a handle of h5py, zarr or obstore, or a store, which is returned.
+        compression: "zstd", "lz4" or None.
+        checksum: Whether each chunk carries a checksum.
+
+    Raises:
+        ExistsError: Something is there, which stays as it is.
+    """
+    if isinstance(where, Store):
+        return where
+    place = _place(where)
+    if _is_of(place, "h5py"):
+        from jaxstore.stores.hdf5 import HDF5Store
+
+        return HDF5Store.adopt(place, compression=compression, checksum=checksum)
+    if isinstance(place, Path) and place.suffix.lower() in _HDF5_SUFFIXES:
+        from jaxstore.stores.hdf5 import HDF5Store
+
+        return HDF5Store.new(place, compression=compression, checksum=checksum)
+    from jaxstore.stores.zarr3 import ZarrStore
+
+    return ZarrStore.new(place, compression=compression, checksum=checksum)
+
+
+def open_store(where: Any, *, mode: str = "r") -> Store:
+    """Open a store; what lies at a path decides on its format, not how the path ends.
+
+    Args:
+        where: A path, a URL, a handle of h5py, zarr or obstore, or a store, which is returned.
+        mode: "r" to read, "r+" to write; a handle of h5py has its own.
+
+    Raises:
+        MissingError: Nothing is there.
+        FormatError: It is neither HDF5 nor a Zarr v3 group.
+    """
+    if isinstance(where, Store):
+        return where
+    place = _place(where)
+    if _is_of(place, "h5py"):
+        from jaxstore.stores.hdf5 import HDF5Store
+
+        return HDF5Store.adopt(place)
+    if isinstance(place, Path) and _is_hdf5(place):
+        from jaxstore.stores.hdf5 import HDF5Store
+
+        return HDF5Store.open(place, mode=mode)
+    from jaxstore.stores.zarr3 import ZarrStore
+
+    return ZarrStore.open(place, mode=mode)
+
+
+def _place(where: Any) -> Any:
+    """A path as `Path`, every other place as it is.
+
+    Raises:
+        FormatError: It is a URL of an HDF5 file, which has to be local.
+        TypeError: It is no place.
+    """
+    if is_url(where):
+        path = local_path(where)
+        if path is None and Path(redact(where)).suffix.lower() in _HDF5_SUFFIXES:
+            raise FormatError(
+                f"{redact(where)}: HDF5 needs a local path. Copy the file, or use Zarr."
+            )
+        return path or where
+    if isinstance(where, (str, os.PathLike)):
+        return Path(where)
+    if any(_is_of(where, library) for library in ("h5py", "zarr", "obstore")):
+        return where
+    raise TypeError(
+        f"{type(where).__name__} is no place for a store. "
+        "Give a path, a URL, or a handle of h5py, zarr or obstore."
+    )
+
+
+def _is_of(handle: object, library: str) -> bool:
+    """Whether a handle, or a type it extends, comes from a library, which is not imported."""
+    return any(kind.__module__.partition(".")[0] == library for kind in type(handle).__mro__)
+
+
+def _is_hdf5(path: Path) -> bool:
+    """Whether a file begins as HDF5 does; False for a directory.
+
+    Raises:
+        MissingError: Nothing is there.
+        FormatError: It is a file of another kind.
+    """
+    if path.is_dir():
+        return False
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise MissingError(f"{path}: nothing is there. Correct the path.") from None
+    with file:
+        offset = 0
+        while offset <= _MOST_SIGNATURE_BYTES:
+            file.seek(offset)
+            if file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE:
+                return True
+            offset = max(512, 2 * offset)
+    raise FormatError(f"{path} is neither an HDF5 file nor a Zarr folder. Correct the path.")

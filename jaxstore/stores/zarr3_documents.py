@@ -1,0 +1,163 @@
+"""The zarr.json documents of groups and arrays.
+
+Owned here: making one with zarr, and reading one as an `ArraySpec` with the codec of its chunks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
+
+from jaxstore.errors import FormatError
+from jaxstore.stores.base import ArraySpec
+from jaxstore.stores.dtypes import fill_value, parse_dtype, stored_dtype
+from jaxstore.stores.zarr3_codec import Blosc, ChunkCodec, blosc_for
+
+Json = dict[str, Any]
+
+DTYPE = "jaxstore_dtype"  # attribute of arrays whose bits stand for another dtype
+COMMIT = "jaxstore_commit"  # attribute of the root: any other key in the store makes readers warn
+CREATED = "jaxstore_created"  # attribute of the root: tells two creators of one place apart
+RESERVED = (DTYPE, COMMIT, CREATED)
+DOCUMENT = "zarr.json"  # its key in every group and array
+
+
+def group_document(attrs: Json) -> Json:
+    """The document of a group."""
+    return {"attributes": attrs, "zarr_format": 3, "node_type": "group"}
+
+
+def array_document(spec: ArraySpec, *, compression: str | None, checksum: bool) -> Json:
+    """The document of a new array."""
+    stored = stored_dtype(spec.dtype)
+    blosc = blosc_for(compression, stored)
+    fill = fill_value(spec.dtype)
+    codec = ChunkCodec(spec.chunks, stored, fill, blosc, checksum)  # refuses chunks too large
+    marked = {DTYPE: spec.dtype.name} if stored != spec.dtype.newbyteorder("=") else {}
+    packed = [BloscCodec(**_settings(codec.blosc))] if codec.blosc else []
+    made: dict[str, Any] = {}  # zarr takes a dict for a store in memory
+    zarr.create_array(
+        made,
+        shape=spec.shape,
+        chunks=spec.chunks,
+        dtype=stored,
+        fill_value=fill,
+        filters=None,
+        serializer=BytesCodec(endian="little"),
+        compressors=[*packed, *([Crc32cCodec()] if checksum else [])],
+        attributes={**spec.attrs, **marked},
+        dimension_names=spec.dims,
+        zarr_format=3,
+    )
+    document: Json = json.loads(made[DOCUMENT].to_bytes())
+    return document
+
+
+def label_objects(name: str, labels: Sequence[str]) -> dict[str, bytes]:
+    """Document and chunk of a coordinate of strings, under their keys."""
+    made: dict[str, Any] = {}
+    array = zarr.create_array(
+        made,
+        shape=(len(labels),),
+        chunks=(max(len(labels), 1),),
+        dtype="string",
+        filters=None,
+        compressors=[Crc32cCodec()],
+        dimension_names=(name.rpartition("/")[2],),
+        zarr_format=3,
+    )
+    array[:] = np.array(labels, dtype=np.dtypes.StringDType())
+    return {key: value.to_bytes() for key, value in made.items()}
+
+
+def is_array(document: Json) -> bool:
+    """Whether the document is that of an array of numbers."""
+    return document["node_type"] == "array" and not is_labels(document)
+
+
+def is_labels(document: Json) -> bool:
+    """Whether the document is that of a coordinate of strings."""
+    return document.get("data_type") == "string" and len(document["shape"]) == 1
+
+
+def array_spec(name: str, document: Json) -> ArraySpec:
+    """How the array of a document lies."""
+    shape = tuple(document["shape"])
+    dims = document.get("dimension_names") or [None] * len(shape)
+    return ArraySpec(
+        name=name,
+        shape=shape,
+        chunks=chunk_shape(name, document),
+        dtype=dtype_of(document),
+        dims=tuple(dim or f"dim_{axis}" for axis, dim in enumerate(dims)),
+        attrs=plain_attrs(document),
+    )
+
+
+def dtype_of(document: Json) -> np.dtype[Any]:
+    """The dtype that callers write and read."""
+    return parse_dtype(document.get("attributes", {}).get(DTYPE) or str(document["data_type"]))
+
+
+def chunk_shape(name: str, document: Json) -> tuple[int, ...]:
+    """Shape of what is one object: a chunk or a shard."""
+    grid = document["chunk_grid"]
+    if grid["name"] != "regular":
+        raise FormatError(f"{name!r} has a chunk grid {grid['name']!r}. Read it through zarr.")
+    # At least 1: zarr allows empty chunks of empty axes.
+    return tuple(max(n, 1) for n in grid["configuration"]["chunk_shape"])
+
+
+def chunk_codec(name: str, document: Json) -> ChunkCodec:
+    """The codec of an array that jaxstore can write.
+
+    Raises:
+        FormatError: The array was made with other codecs than jaxstore knows.
+    """
+    listed = {codec["name"]: codec.get("configuration", {}) for codec in document["codecs"]}
+    blosc = Blosc(**listed["blosc"]) if "blosc" in listed else None
+    dtype = dtype_of(document)
+    fill = fill_value(dtype)
+    codec = ChunkCodec(
+        chunk_shape(name, document), stored_dtype(dtype), fill, blosc, "crc32c" in listed
+    )
+    is_ours = (
+        _names(codec.document()) == _names(document["codecs"])
+        and listed["bytes"].get("endian", "little") == "little"
+        and document["chunk_key_encoding"]["name"] == "default"
+        and document["chunk_key_encoding"].get("configuration", {}).get("separator", "/") == "/"
+        and _fill_json(fill) == document["fill_value"]
+    )
+    if not is_ours:
+        raise FormatError(
+            f"{name!r} was made by another program, with codecs, chunk keys or a fill value that "
+            "jaxstore does not write. Write it through zarr, or save to a new group."
+        )
+    return codec
+
+
+def plain_attrs(document: Json) -> Json:
+    """A copy of the attributes without those that jaxstore keeps for itself."""
+    attrs = document.get("attributes", {})
+    copied: Json = json.loads(json.dumps({k: v for k, v in attrs.items() if k not in RESERVED}))
+    return copied
+
+
+def _names(codecs: list[Json]) -> list[str]:
+    return [codec["name"] for codec in codecs]
+
+
+def _settings(blosc: Blosc) -> dict[str, Any]:
+    return {key: getattr(blosc, key) for key in Blosc.__slots__}
+
+
+def _fill_json(fill: np.generic[Any]) -> Any:
+    """The fill value as zarr.json writes it."""
+    if fill.dtype.kind == "c":
+        return ["NaN", "NaN"]
+    return "NaN" if fill.dtype.kind == "f" else fill.item()

@@ -1,0 +1,244 @@
+"""Processes and threads that meet at one HDF5 file, and disks that end."""
+
+import errno
+import subprocess
+import sys
+import textwrap
+import threading
+
+import h5py
+import numpy as np
+import pytest
+from arrays import ramp, spec
+from hdf5_files import in_other_process, opened
+
+from jaxstore.errors import BusyError
+from jaxstore.stores.hdf5 import HDF5Store
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "a.h5"
+
+
+@pytest.fixture
+def store(path):
+    store = HDF5Store.new(path)
+    yield store
+    store.close()
+
+
+OPEN = """
+import sys
+from jaxstore.stores.hdf5 import HDF5Store
+try:
+    store = HDF5Store.open(sys.argv[1], mode=sys.argv[2])
+    print(store.names())
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+class TestLocks:
+    @pytest.mark.parametrize("mode", ["r", "r+"])
+    def test_a_writer_locks_out_other_processes(self, path, store, mode):
+        found = in_other_process(OPEN, path, mode).stdout
+        assert found.startswith("BusyError")
+        assert "Another process has the file open" in found
+
+    @pytest.mark.parametrize("mode", ["r", "r+"])
+    def test_a_sealed_file_is_free(self, path, store, mode):
+        store.create(spec("x", (2,), (2,)))
+        store.seal()
+        assert store.names() == ["x"]  # opens it again, but only for this
+        assert in_other_process(OPEN, path, mode).stdout == "['x']\n"
+
+    def test_a_reader_locks_out_no_writer_and_sees_what_it_wrote(self, path, store):
+        store.create(spec("x", (2,), (2,)))
+        store.write("x", (0,), ramp((2,)))
+        store.close()
+        with opened(path) as reader:
+            assert reader.read("x").tolist() == [1, 2]
+            code = """
+            import sys
+            import numpy as np
+            from jaxstore.stores.hdf5 import HDF5Store
+            store = HDF5Store.open(sys.argv[1], mode="r+")
+            store.write("x", (0,), np.array([5, 6, 7], "f4"))
+            store.resize("x", (3,))
+            store.close()
+            """
+            assert in_other_process(code, path).returncode == 0
+            assert reader.read("x").tolist() == [5, 6, 7]
+
+    def test_a_reader_meets_a_writer_of_another_process(self, path, store):
+        store.create(spec("x", (2,), (2,)))
+        store.close()
+        with opened(path) as reader:
+            code = """
+            import sys
+            from jaxstore.stores.hdf5 import HDF5Store
+            store = HDF5Store.open(sys.argv[1], mode="r+")
+            print("open", flush=True)
+            sys.stdin.read()
+            """
+            with subprocess.Popen(
+                [sys.executable, "-c", textwrap.dedent(code), str(path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            ) as writer:
+                assert writer.stdout.readline() == b"open\n"
+                with pytest.raises(BusyError, match="open for writing"):
+                    reader.read("x")
+                writer.stdin.close()
+                writer.wait(60)
+            assert reader.read("x").shape == (2,)
+
+    def test_readers_and_a_writer_share_a_process(self, path, store):
+        store.create(spec("x", (2,), (2,)))
+        store.seal()
+        with opened(path) as reader:
+            assert np.isnan(reader.read("x")).all()
+            store.write("x", (0,), ramp((2,)))
+            assert reader.read("x").tolist() == [1, 2]
+            store.write("x", (0,), -ramp((2,)))
+            store.seal()
+            assert in_other_process(OPEN, path, "r+").stdout == "['x']\n"
+            assert reader.read("x").tolist() == [-1, -2]
+
+    def test_threads_may_read_while_the_store_is_sealed_and_written(self, path, store):
+        store.create(spec("x", (64,), (8,)))
+        store.write("x", (0,), ramp((64,)))
+        errors = []
+
+        def read():
+            try:
+                for _ in range(100):
+                    assert store.read("x").tolist() == ramp((64,)).tolist()
+            except Exception as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=read) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(20):
+            store.write("x", (0,), ramp((64,)))
+            store.seal()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+
+
+FILL_DISK = """
+import errno, sys
+import numpy as np
+from jaxstore.errors import BusyError
+from jaxstore.stores.base import ArraySpec
+from jaxstore.stores.hdf5 import HDF5Store
+rows, compression, action = int(sys.argv[2]), sys.argv[3], sys.argv[4]
+if compression == "gzip":  # which HDF5 encodes and writes only when it flushes
+    import h5py
+    with h5py.File(sys.argv[1], "x") as file:
+        for name in "abc":
+            options = dict(chunks=(rows, 1000), maxshape=(None, None), compression="gzip")
+            file.create_dataset(name, (0, 1000), "f4", **options)
+    store = HDF5Store.open(sys.argv[1], mode="r+")
+else:
+    made = None if compression == "None" else compression
+    store = HDF5Store.new(sys.argv[1], compression=made)
+    for name in "abc":
+        dims = ("draw", "i")
+        store.create(ArraySpec(name, (0, 1000), (rows, 1000), np.dtype("f4"), dims))
+values = np.random.default_rng(0).normal(size=(rows, 1000)).astype("f4")
+n, step = 0, "write"
+try:
+    while True:
+        step = "write"
+        for name in "abc":
+            store.write(name, (n, 0), values)
+            store.resize(name, (n + rows, 1000))
+        step = "commit"
+        store.commit({"n": n + rows})
+        n += rows
+except OSError as error:
+    assert error.errno == errno.ENOSPC, error
+for call in (store.names, store.seal, lambda: store.read("a"), lambda: store.commit({})):
+    try:
+        call()
+    except BusyError as error:
+        assert "earlier write failed" in str(error) and "space" in str(error), error
+    else:
+        assert step == "commit", call  # the record did not fit, the file is sound
+        break
+if action == "close":
+    store.close()
+    store.close()
+print(n)
+"""
+
+
+class TestFullDisk:
+    @pytest.fixture
+    def disk(self, tmp_path):
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
+        try:
+            subprocess.run(mount, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("mounting is not permitted here")
+        yield disk
+        subprocess.run(["umount", str(disk)], check=True)
+
+    @pytest.mark.parametrize("rows", [1, 16, 64])
+    @pytest.mark.parametrize("compression", [None, "zstd", "gzip"])
+    @pytest.mark.parametrize("action", ["close", "leave"])
+    def test_a_full_disk_is_enospc_and_the_committed_rows_are_there(
+        self, disk, rows, compression, action
+    ):
+        done = in_other_process(FILL_DISK, disk / "a.h5", rows, compression, action)
+        assert done.returncode == 0, done.stderr
+        n = int(done.stdout)
+        assert n > 200
+        with opened(disk / "a.h5") as store:
+            assert store.committed()["n"] == n
+            for name in "abc":
+                found = store.read(name, (slice(0, n),))
+                assert found.shape == (n, 1000)
+                assert not np.isnan(found).any()
+
+    def test_an_error_of_hdf5_ends_the_handle(self, path, monkeypatch):
+        store = HDF5Store.new(path)
+        store.create(spec("x", (2, 4), (2, 4)))
+        store.commit({"n": 0})
+
+        def fail(*_):
+            raise RuntimeError("Unable to flush (errno = 28, error message = 'No space left')")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(h5py.File, "flush", fail)
+            with pytest.raises(OSError, match="No space left") as caught:
+                store.commit({"n": 1})
+        assert caught.value.errno == errno.ENOSPC
+        with pytest.raises(BusyError, match=r"No space left.*open it again"):
+            store.write("x", (0, 0), ramp((2, 4)))
+        store.close()
+        with opened(path, mode="r+") as again:
+            assert again.committed() == {"n": 0}
+            assert again.names() == ["x"]
+
+    def test_an_error_ends_an_adopted_handle_and_leaves_the_file(self, path, monkeypatch):
+        with h5py.File(path, "w") as file:
+            store = HDF5Store.adopt(file)
+
+            def fail(*_):
+                raise RuntimeError("broken")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(h5py.File, "flush", fail)
+                with pytest.raises(RuntimeError, match="broken"):
+                    store.commit({"n": 1})
+            with pytest.raises(BusyError, match="broken"):
+                store.names()
+            store.close()
+            file["mine"] = 1
