@@ -45,12 +45,12 @@ class Strand:
             self._waiting += n
             rows = rows[:, n:]
             if self._waiting % self._chunk_draws == 0:
-                yield self._take()
+                yield from self._take()
 
     def rest(self) -> Iterator[tuple[int, HostArray]]:
         """What waits, as a last short chunk; nothing may be pushed afterwards."""
         if self._waiting:
-            yield self._take()
+            yield from self._take()
 
     def split(self, n_chains: int) -> list[Strand]:
         """A strand per chain, each with its part of what waits."""
@@ -60,8 +60,8 @@ class Strand:
             strand._waiting = self._waiting
         return strands
 
-    def _take(self) -> tuple[int, HostArray]:
-        pieces, first = self._pieces, self.stored
-        self.stored += self._waiting
+    def _take(self) -> Iterator[tuple[int, HostArray]]:
+        pieces, n = self._pieces, self._waiting
         self._pieces, self._waiting = [], 0
-        return first, pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
+        yield self.stored, pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
+        self.stored += n  # not reached if writing the rows raised: then they do not count

@@ -20,7 +20,7 @@ from jaxtyping import PyTree
 from jaxstore.saving.block import Block
 from jaxstore.saving.recording import Options, Recording
 from jaxstore.saving.run import Run
-from jaxstore.saving.session import Session
+from jaxstore.saving.session import Session, original_of
 from jaxstore.saving.static import StaticInformation, declared_draws
 from jaxstore.saving.writer import QUEUE_BYTES
 from jaxstore.stores.base import Json, Store
@@ -81,12 +81,15 @@ class StoreCollector:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        is_jax = isinstance(error, jax.errors.JaxRuntimeError)
+        if is_jax:
+            original_of([self.recording])
         try:
             self.close()
         except BaseException as kept:
-            if error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
-                return  # what left the block says more; `kept` is in `recording.error`
-            raise kept from error
+            if error is None or is_jax:
+                raise kept from error
+            # Else what leaves the block says more; `kept` is in `recording.error`.
 
     def __repr__(self) -> str:
         status = self.recording.status()

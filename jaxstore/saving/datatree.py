@@ -1,8 +1,8 @@
 """A run as an xarray DataTree.
 
 Owned here: xarray, for the saving wing. The layout itself opens with `xarray.open_datatree`
-without jaxstore; this adds what no format tells: draws beyond the commit are cut, and dtypes
-that formats lack come back as themselves.
+without jaxstore; this adds what no format tells: draws beyond the commit are cut, dtypes that
+formats lack come back as themselves, and nested leaves lie flat in their group, as ArviZ wants it.
 """
 
 from __future__ import annotations
@@ -35,27 +35,24 @@ class LazyLeaf(BackendArray):  # type: ignore[misc]
 
 
 def datatree_of(store: Store, layout: Layout, arrays: Sequence[StoredArray]) -> Any:
-    """A tree with a node per group, a variable per leaf; typed keys as their key data."""
-    nodes: dict[str, dict[str, Any]] = {group: {} for group in layout.groups}
-    coords: dict[str, dict[str, Any]] = {group: {} for group in layout.groups}
-    for array in arrays:
-        leaf = array.leaf
-        parent, _, name = leaf.name.rpartition("/")
-        # xarray holds NumPy dtypes only, so typed keys are shown as their data.
-        lazy = indexing.LazilyIndexedArray(LazyLeaf(array.plain()))
-        nodes.setdefault(parent, {})[name] = xr.Variable(("chain", "draw", *leaf.dims), lazy)
-        for dim in leaf.dims:
-            values = coordinate_of(store, f"{parent}/{dim}")
-            if values is not None:
-                coords.setdefault(parent, {})[dim] = (dim, values)
+    """A tree with a node per group, a variable per leaf ("a.b" if nested); keys as their data."""
+    groups: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     n_chains, n_draws = len(arrays[0].chains), max(arrays[0].draws, default=0)
     for group in layout.groups:
         steps = store.read(f"{group}/{ITERATION}", (slice(0, n_chains), slice(0, n_draws)))
-        coords[group][ITERATION] = (("chain", "draw"), steps)
-    return xr.DataTree.from_dict(
-        {path: xr.Dataset(nodes.get(path), coords.get(path)) for path in sorted(nodes)}
-    )
-
+        groups[group] = ({}, {ITERATION: (("chain", "draw"), steps)})
+    for array in arrays:
+        leaf = array.leaf
+        group, _, path = leaf.name.partition("/")
+        variables, coords = groups[group]
+        # xarray holds NumPy dtypes only, so typed keys are shown as their data.
+        lazy = indexing.LazilyIndexedArray(LazyLeaf(array.plain()))
+        variables[path.replace("/", ".")] = xr.Variable(("chain", "draw", *leaf.dims), lazy)
+        for dim in leaf.dims:
+            values = coordinate_of(store, f"{leaf.name.rpartition('/')[0]}/{dim}")
+            if values is not None:
+                coords[dim] = (dim, values)
+    return xr.DataTree.from_dict({g: xr.Dataset(*parts) for g, parts in groups.items()})
 
 
 def coordinate_of(store: Store, name: str) -> Any:

@@ -19,34 +19,42 @@ _listeners = 0
 _pipe: tuple[int, int] | None = None
 
 
-def listen() -> None:
-    """Begin to notice Ctrl-C in callbacks; each call is undone by one `unlisten`.
+class Listener:
+    """Notices Ctrl-C in callbacks between `start` and `stop`; both may be called again.
 
     Does nothing off the main thread, nor where another library, such as an event loop, has the
     wakeup descriptor: Ctrl-C is then heard when the program returns.
     """
-    global _listeners, _pipe
-    with _lock:
-        _listeners += 1
-        if _pipe is None and threading.current_thread() is threading.main_thread():
-            _pipe = _take_descriptor()
-        _drain()
 
+    def __init__(self) -> None:
+        self._is_on = False
 
-def unlisten() -> None:
-    """End one `listen`; the last one gives the descriptor back."""
-    global _listeners, _pipe
-    with _lock:
-        _listeners -= 1
-        is_main = threading.current_thread() is threading.main_thread()
-        if _listeners or _pipe is None or not is_main:
-            return
-        now = signal.set_wakeup_fd(-1)
-        if now not in (-1, _pipe[1]):  # somebody took it over meanwhile; theirs stays
-            signal.set_wakeup_fd(now, warn_on_full_buffer=False)
-        for descriptor in _pipe:
-            os.close(descriptor)
-        _pipe = None
+    def start(self) -> None:
+        """Begin to notice; what came before is forgotten."""
+        global _listeners, _pipe
+        with _lock:
+            if not self._is_on:
+                self._is_on = True
+                _listeners += 1
+                if _pipe is None and threading.current_thread() is threading.main_thread():
+                    _pipe = _take_descriptor()
+            _drain()
+
+    def stop(self) -> None:
+        """The last listener to stop gives the descriptor back."""
+        global _listeners, _pipe
+        with _lock:
+            _listeners -= self._is_on
+            self._is_on = False
+            is_main = threading.current_thread() is threading.main_thread()
+            if _listeners or _pipe is None or not is_main:
+                return
+            now = signal.set_wakeup_fd(-1)
+            if now not in (-1, _pipe[1]):  # somebody took it over meanwhile; theirs stays
+                signal.set_wakeup_fd(now, warn_on_full_buffer=False)
+            for descriptor in _pipe:
+                os.close(descriptor)
+            _pipe = None
 
 
 def check() -> None:

@@ -130,7 +130,8 @@ def _leaf_layout(
             "level as groups. Put it into a dict such as {'posterior': {...}}, or name a group."
         )
     shaped = jax.eval_shape(raw, value)
-    default = tuple(f"{leaf.name.split('/')[-1]}_dim_{i}" for i in range(len(shaped.shape)))
+    dotted = leaf.name.replace("/", ".")
+    default = tuple(f"{dotted}_dim_{i}" for i in range(len(shaped.shape)))
     own = tuple(dims.get(leaf.name, default))
     if len(own) != len(default) or len(set(own)) != len(own) or RESERVED & set(own):
         raise MismatchError(
@@ -143,8 +144,15 @@ def _leaf_layout(
         shape=tuple(shaped.shape),
         dtype=np.dtype(shaped.dtype),
         dims=own,
-        key_impl=str(jax.random.key_impl(value)) if is_key(value) else None,
+        key_impl=_key_impl(value) if is_key(value) else None,
     )
+
+
+def _key_impl(key: Any) -> str:
+    """Name of a typed key's implementation, also where only its shape is known."""
+    names: list[str] = []
+    jax.eval_shape(lambda k: names.append(str(jax.random.key_impl(k))), key)
+    return names[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +229,30 @@ def _inner_chunks(leaf: LeafLayout, rows: int) -> tuple[int, ...]:
         if inner[axis] > 1 or row_bytes <= MAX_CHUNK_BYTES:
             break
     return tuple(inner)
+
+
+def check_coords(layout: Layout, coords: Mapping[str, Any], *, place: str) -> None:
+    """Refuse coordinates that fit no axis.
+
+    Raises:
+        MismatchError: No leaf has such a dimension, or it has another length.
+    """
+    lengths: dict[str, set[int]] = {}
+    for leaf in layout.leaves:
+        for dim, n in zip(leaf.dims, leaf.shape, strict=True):
+            lengths.setdefault(dim, set()).add(n)
+    for dim, values in coords.items():
+        shape = np.shape(values)
+        if dim not in lengths:
+            raise MismatchError(
+                f"coords names the dimension {dim!r}; the leaves saved to {place} have "
+                f"{sorted(lengths)}. Name the axis in dims."
+            )
+        if len(shape) != 1 or lengths[dim] != {shape[0]}:
+            raise MismatchError(
+                f"coords of {dim!r} have shape {shape}, the axis in the leaves saved to {place} "
+                f"has length {sorted(lengths[dim])}. Give one value per element."
+            )
 
 
 def check_same_leaves(found: Layout, wanted: Layout, *, place: str) -> None:

@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 from jaxstore.errors import TooManyDrawsError
 from jaxstore.saving import buffer
 from jaxstore.saving.static import StaticInformation, declared_draws
-from jaxstore.saving.triple import Saving
+from jaxstore.saving.triple import Triple
 
 
 class DeviceState(NamedTuple):
@@ -25,7 +25,7 @@ class DeviceState(NamedTuple):
     samples: PyTree  # (declared, *leaf.shape) each
 
 
-def no_save() -> Saving:
+def no_save() -> Triple:
     """Keep draws on the device instead of the host: for few and small ones.
 
     The triple is that of `save`, also under `vmap`; `static_information` is needed, since it is
@@ -43,7 +43,7 @@ def no_save() -> Saving:
     >>> postprocess_save(state, None)["samples"]
     {'i': Array([0, 2, 4], dtype=int32)}
     """
-    return Saving(_init, _save, _postprocess)
+    return Triple(_init, _save, _postprocess)
 
 
 def _init(

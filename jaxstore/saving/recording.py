@@ -6,20 +6,29 @@ Owned here: when a run begins, ends, and who may write to it. How it is written 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from weakref import WeakSet
 
 import jax
 from jaxtyping import PyTree
 
 from jaxstore.errors import BusyError, ExistsError, MismatchError
-from jaxstore.saving import interrupt
+from jaxstore.saving import channel
 from jaxstore.saving.block import Block
-from jaxstore.saving.layout import MANIFEST, Layout, check_same_leaves, layout_of, manifest_of
+from jaxstore.saving.layout import (
+    MANIFEST,
+    Layout,
+    check_coords,
+    check_same_leaves,
+    layout_of,
+    manifest_of,
+)
 from jaxstore.saving.progress import Meter, Status
 from jaxstore.saving.recorder import Recorder, write_coordinates
 from jaxstore.saving.run import Run
@@ -46,6 +55,16 @@ class Options:
                 raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
         if self.group is not None and not (self.group.isidentifier() and self.group[0] != "_"):
             raise ValueError(f"group must be a plain name such as 'posterior', got {self.group!r}")
+
+
+_open_recordings: WeakSet[Recording] = WeakSet()
+
+
+def _close_all() -> None:
+    """Commit what came of runs that nobody ended before the interpreter does."""
+    for recording in list(_open_recordings):
+        with contextlib.suppress(BaseException):
+            recording.close()
 
 
 class Recording:
@@ -78,7 +97,6 @@ class Recording:
         self._claimed: set[int] = set()
         self._n_chains = 0
         self._draws = 0
-        self._is_listening = False
         self._is_taken = False  # by a session that must have it for itself
         self._is_closed = False
         self._lock = threading.RLock()  # guards all of the above; the writer has its own
@@ -174,13 +192,6 @@ class Recording:
             self._sessions.add(session)
             return session
 
-    def watch(self) -> None:
-        """Notice Ctrl-C from callbacks until the last session finishes."""
-        with self._lock:
-            if not self._is_listening:
-                self._is_listening = True
-                interrupt.listen()
-
     def show(self, meter: Meter) -> None:
         """Show progress on this meter until the last session finishes."""
         with self._lock:
@@ -208,7 +219,7 @@ class Recording:
             is_last = not self._sessions
             recorder.finish(chains, state="complete" if is_last else "running")
             if is_last:
-                self._end_watch()
+                self._meter.close(self.status())
                 store.seal()
             run = Run(store.reader(), treedef=self._treedef)
         self._on_finish(run, chains)
@@ -230,26 +241,39 @@ class Recording:
             BaseException: What stopped the writer, if no one was told before.
         """
         with self._lock:
-            if self._is_closed:
-                return
-            self._is_closed = True
-        self._writer.close()
-        try:
-            if self._recorder is not None and self._sessions and not self._writer.is_dead:
-                chains = [c for session in self._sessions for c in session.chains]
-                self._recorder.finish(chains, state="interrupted")
-                if self._store is not None:
-                    self._store.seal()
-        finally:
-            self._end_watch()
-            self._sessions.clear()
-            if self._store is not None:
-                self._store.close()
-        if self.error is not None:
+            is_first, self._is_closed = not self._is_closed, True
+        self._writer.close(self._end)
+        if is_first and self.error is not None:
             raise self.error
 
+    def _end(self) -> None:
+        """Commit what came of sessions that never finished, and let go of the store."""
+        sessions, self._sessions = self._sessions, set()
+        for session in sessions:
+            channel.release(session)
+        recorder, store = self._recorder, self._store
+        if recorder is None or store is None:
+            return
+        try:
+            if self._writer.is_dead and sessions:
+                # The store raised. What it took before may count, if it still takes a commit.
+                with contextlib.suppress(Exception):
+                    recorder.commit("interrupted")
+            elif sessions:
+                chains = [chain for session in sessions for chain in session.chains]
+                recorder.finish(chains, state="interrupted")
+                store.seal()
+        finally:
+            self._meter.close(self.status())
+            store.close()
+
     def _open(self, layout: Layout, settings: Mapping[str, Json]) -> None:
+        check_coords(layout, self._options.coords, place=self.place)
         store = self._create_store()
+        _open_recordings.add(self)
+        # Exit handlers run in reverse: after this, that of the library that the store uses.
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
         taken = [n for n in store.names() if n.split("/")[0] in layout.groups]
         if store.attrs().get(MANIFEST) or taken:
             raise ExistsError(
@@ -280,9 +304,3 @@ class Recording:
             recorder.bytes_written if recorder else 0,
             self._writer.waiting_bytes,
         )
-
-    def _end_watch(self) -> None:
-        self._meter.close(self.status())
-        if self._is_listening:
-            self._is_listening = False
-            interrupt.unlisten()

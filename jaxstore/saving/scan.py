@@ -130,6 +130,8 @@ def scan(
     carry = jax.tree.map(lambda leaf: leaf if buffer.is_key(leaf) else jnp.asarray(leaf), carry)
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
     sample = sample_shapes(step, carry, one, chains=chains)
+    if keep is not None:
+        kept_shape(keep, chains)
     program = Program(step, schedule, chains, ring_slots(sample, buffer_draws))
     settings = {
         "length": schedule.length, "thin": thin, "burn_in": burn_in, "chains": chains or 1,
@@ -244,8 +246,8 @@ def advance(
     _, schedule, chains, slots = program
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
     shapes = jax.eval_shape(lambda c, x: sample_of(program.step(c, x)), state.carry, one)
-    is_ragged = schedule.keep is not None and kept_shape(schedule.keep, chains) != ()
     is_free = schedule.keep is not None  # else the schedule tells which steps the rows are
+    is_ragged = is_free and kept_shape(schedule.keep, chains) != ()
     ring = Ring(
         jnp.zeros((), jnp.int32),
         jnp.zeros(slots, jnp.int32) if is_free else None,

@@ -132,3 +132,22 @@ class Session:
             ticks = max(1, ticks // 2)
         self._flushed_at[key] = (now, ticks)
         return ticks
+
+
+def original_of(sinks: Iterable[Sink]) -> BaseException | None:
+    """What a `JaxRuntimeError` of a saving program stands for: a sink's own error, or Ctrl-C.
+
+    Python may hear Ctrl-C inside JAX's own code around a callback; no sink knows of it then, but
+    the wakeup descriptor does.
+    """
+    sinks = list(sinks)
+    kept = next((sink.error for sink in sinks if sink.error is not None), None)
+    if kept is not None:
+        return kept
+    try:
+        interrupt.check()
+    except KeyboardInterrupt as error:
+        for sink in sinks:
+            sink.fail(error)
+        return error
+    return None

@@ -10,12 +10,11 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from jaxstore.saving.stored import split_index
-from jaxstore.stores.base import Store
 
 HostArray = np.ndarray[Any, Any]
 Region = tuple[slice, ...]
@@ -26,6 +25,19 @@ class Snapshot(NamedTuple):
 
     time: float
     data: HostArray  # (d_X, N), or any other shape
+
+
+class Source(Protocol):
+    """What snapshots are read from: a store, or the stream that writes one."""
+
+    @property
+    def location(self) -> str:
+        """Where it is."""
+        ...
+
+    def read(self, name: str, region: Region = ()) -> HostArray:
+        """Copy out a region of an array."""
+        ...
 
 
 def no_snapshots() -> HostArray:
@@ -86,17 +98,17 @@ class SnapshotArray(LazyArray):
     """An array of a store, its first axis last; the shape is (*inner, n_snapshots).
 
     Args:
-        store: To read from; what lies there below `n_stored` never changes again.
-        name: Of the array in the store.
+        source: To read from; what lies there below `n_stored` never changes again.
+        name: Of the array there.
         inner: Shape of one snapshot.
         dtype: Of the elements.
-        n_stored: Snapshots to take from the store.
-        rest: Those that follow and are not in the store yet.
+        n_stored: Snapshots to take from the source.
+        rest: Those that follow, in memory.
     """
 
     def __init__(
         self,
-        store: Store,
+        source: Source,
         name: str,
         *,
         inner: tuple[int, ...],
@@ -105,7 +117,7 @@ class SnapshotArray(LazyArray):
         rest: tuple[HostArray, ...] = (),
     ) -> None:
         super().__init__((*inner, n_stored + len(rest)), dtype)
-        self._store = store
+        self._source = source
         self._name = name
         self._n_stored = n_stored
         self._rest = rest
@@ -116,7 +128,7 @@ class SnapshotArray(LazyArray):
         from_store = slice(min(rows.start, self._n_stored), min(rows.stop, self._n_stored))
         parts = []
         if from_store.start < from_store.stop:
-            parts.append(self._store.read(self._name, (from_store, *inner)))
+            parts.append(self._source.read(self._name, (from_store, *inner)))
         parts += [
             values[tuple(inner)][None]
             for values in self._rest[
@@ -131,7 +143,7 @@ class SnapshotArray(LazyArray):
         return np.moveaxis(joined, 0, -1)
 
     def __repr__(self) -> str:
-        return f"<SnapshotArray {self._name} {self.shape} {self.dtype} in {self._store.location}>"
+        return f"<SnapshotArray {self._name} {self.shape} {self.dtype} in {self._source.location}>"
 
 
 class EnsembleArray(LazyArray):

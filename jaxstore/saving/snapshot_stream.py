@@ -8,10 +8,12 @@ in which they are written. When a chunk is full is for `storages`, the thread is
     /data    (snapshot, *shape of one snapshot), the snapshot axis first so that chunks append
 
 The commit record says how many snapshots count: {"snapshots": n, "state": "running" | "complete"}.
+While an HDF5 file rewrites a short last chunk in place, "tail" holds those that were in it.
 """
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,9 +22,10 @@ import numpy as np
 
 from jaxstore.errors import FormatError
 from jaxstore.saving.layout import FORMAT_VERSION, MANIFEST, MAX_CHUNK_BYTES, versions
-from jaxstore.saving.snapshot_arrays import Snapshot, SnapshotArray
+from jaxstore.saving.snapshot_arrays import HostArray, Region, Snapshot, SnapshotArray, Source
 from jaxstore.saving.writer import Writer
 from jaxstore.stores.base import ArraySpec, Json, Store
+from jaxstore.stores.dtypes import from_stored, stored_dtype, to_stored
 
 TIME, DATA = "time", "data"
 KIND = "storage"
@@ -60,7 +63,8 @@ class SnapshotStream:
         self._chunk_size = chunk_size
         self._replaces_whole = replaces_whole
         self._committed = 0
-        self._reader: Store | None = None
+        self._is_closed = False
+        self._reader: Store | None = None  # after `close`, once something is read
         self._writer = Writer(self._write, queue_bytes=queue_bytes, name=store.location)
         store.set_attrs({MANIFEST: manifest_of(stride=stride, chunk_size=chunk_size)})
         self._commit(0, state="running")
@@ -89,15 +93,20 @@ class SnapshotStream:
     ) -> tuple[SnapshotArray, SnapshotArray]:
         """Handles on the first rows of the store and what follows them; waits for the writer."""
         self._writer.drain()
-        if self._reader is None:
-            self._reader = self._store.reader()
         return snapshot_arrays(
-            self._reader, inner=like.data.shape, dtype=like.data.dtype, n_stored=n_stored, rest=rest
+            self, inner=like.data.shape, dtype=like.data.dtype, n_stored=n_stored, rest=rest
         )
 
+    def read(self, name: str, region: Region = ()) -> HostArray:
+        """Copy out a region of an array of the store, also after `close`."""
+        if self._is_closed and self._reader is None:
+            self._reader = self._store.reader()
+        return (self._reader or self._store).read(name, region)
+
     def close(self) -> None:
-        """End the thread and let go of the store."""
+        """End the thread and let go of the store, which can still be read."""
         self._writer.close()
+        self._is_closed = True
         self._store.close()
 
     def _write(self, item: object) -> None:
@@ -105,9 +114,10 @@ class SnapshotStream:
         stop = item.start + len(item.snapshots)
         if item.snapshots:
             if item.start < self._committed and not self._replaces_whole:
-                # The rows of an earlier tail are about to be replaced in place, where a kill may
-                # damage them. Until they are back the record must not promise them.
-                self._commit(item.start, state="running")
+                # The rows of an earlier `save` are about to be replaced in place, where a kill may
+                # damage them. Until they are back, they count as they are in the record.
+                tail = item.snapshots[: self._committed - item.start]
+                self._commit(item.start, state="running", tail=tail)
             self._write_rows(item)
         self._commit(stop, state="complete" if item.is_last else "running")
         if item.is_last:
@@ -124,14 +134,14 @@ class SnapshotStream:
         for name, values in ((TIME, times), (DATA, data)):
             self._store.resize(name, (rows.start + len(values), *values.shape[1:]))
 
-    def _commit(self, n_snapshots: int, *, state: str) -> None:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._store.commit({"snapshots": n_snapshots, "state": state, "committed_at": now})
+    def _commit(self, n_snapshots: int, *, state: str, tail: tuple[Snapshot, ...] = ()) -> None:
+        record = {"snapshots": n_snapshots, "state": state, "committed_at": _now()}
+        self._store.commit(record | ({"tail": tail_to_json(tail)} if tail else {}))
         self._committed = n_snapshots
 
 
 def snapshot_arrays(
-    store: Store,
+    source: Source,
     *,
     inner: tuple[int, ...],
     dtype: np.dtype[Any],
@@ -143,8 +153,8 @@ def snapshot_arrays(
     float64 = np.dtype(np.float64)
     data = tuple(snapshot.data for snapshot in rest)
     return (
-        SnapshotArray(store, TIME, inner=(), dtype=float64, n_stored=n_stored, rest=times),
-        SnapshotArray(store, DATA, inner=inner, dtype=dtype, n_stored=n_stored, rest=data),
+        SnapshotArray(source, TIME, inner=(), dtype=float64, n_stored=n_stored, rest=times),
+        SnapshotArray(source, DATA, inner=inner, dtype=dtype, n_stored=n_stored, rest=data),
     )
 
 
@@ -177,12 +187,30 @@ def chunk_shape(
     return (chunk_size, *parts)
 
 
+def tail_to_json(tail: tuple[Snapshot, ...]) -> Json:
+    """Snapshots for the commit record."""
+    bits = to_stored(np.stack([snapshot.data for snapshot in tail]))
+    times = [snapshot.time.hex() for snapshot in tail]  # JSON has no infinity
+    return {"time": times, "data": base64.b64encode(bits.tobytes()).decode()}
+
+
+def tail_from_json(
+    tail: Json, *, inner: tuple[int, ...], dtype: np.dtype[Any]
+) -> tuple[Snapshot, ...]:
+    """Snapshots of a commit record, of the shape and dtype that those in the store have."""
+    bits = np.frombuffer(base64.b64decode(tail["data"]), stored_dtype(dtype))
+    data = from_stored(bits, dtype).reshape(len(tail["time"]), *inner)
+    return tuple(
+        Snapshot(float.fromhex(at), row) for at, row in zip(tail["time"], data, strict=True)
+    )
+
+
 def manifest_of(*, stride: int, chunk_size: int) -> Json:
     """What a reader needs to know of a storage, beside the arrays and the commit record."""
     return {
         "kind": KIND,
         "format_version": FORMAT_VERSION,
-        "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "created_at": _now(),
         "stride": stride,
         "chunk_size": chunk_size,
         "versions": versions(),
@@ -205,3 +233,7 @@ def check_manifest(manifest: Json, *, location: str) -> None:
             f"{location} has storage format {manifest['format_version']}, this jaxstore reads up "
             f"to {FORMAT_VERSION}. Update jaxstore."
         )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -22,7 +22,7 @@ from jaxstore.saving.base_storage import Where
 from jaxstore.saving.layout import MANIFEST
 from jaxstore.saving.npz_file import read_npz
 from jaxstore.saving.snapshot_arrays import EnsembleArray, no_snapshots
-from jaxstore.saving.snapshot_stream import DATA, check_manifest, snapshot_arrays
+from jaxstore.saving.snapshot_stream import DATA, check_manifest, snapshot_arrays, tail_from_json
 from jaxstore.stores.base import Store
 from jaxstore.stores.location import open_store
 from jaxstore.stores.urls import is_url, redact
@@ -90,17 +90,18 @@ def open_storage(path: Where) -> StoredSnapshots:
     (array([0. , 0.5, 1. , 1.5, 2. , 2.5]), array([5, 5]))
     """
     if not is_url(path) and Path(path).suffix == ".npz" and Path(path).is_file():
-        time, data = read_npz(Path(path))
-        return StoredSnapshots(os.fspath(path), time, data, True, (), ())
+        return StoredSnapshots(os.fspath(path), *read_npz(Path(path)), True, (), ())
     store = open_store(path)
     check_manifest(store.attrs().get(MANIFEST), location=store.location)
     record = store.committed() or {"snapshots": 0, "state": "running"}  # killed while it began
-    time, data = np.empty(0), no_snapshots()
-    if record["snapshots"]:
+    time: Any = np.empty(0)
+    data: Any = no_snapshots()
+    n_stored, tail = record["snapshots"], record.get("tail")
+    if n_stored or tail:
         spec = store.spec(DATA)
-        time, data = snapshot_arrays(  # type: ignore[assignment]
-            store, inner=spec.shape[1:], dtype=spec.dtype, n_stored=record["snapshots"]
-        )
+        like: dict[str, Any] = {"inner": spec.shape[1:], "dtype": spec.dtype}
+        rest = tail_from_json(tail, **like) if tail else ()
+        time, data = snapshot_arrays(store, **like, n_stored=n_stored, rest=rest)
     is_complete = record["state"] == "complete"
     return StoredSnapshots(store.location, time, data, is_complete, (), (store,))
 

@@ -229,9 +229,7 @@ class ZarrStorage(StreamingStorage):
 class HDF5Storage(StreamingStorage):
     """Streams snapshots into an HDF5 file; see `StreamingStorage` for arguments and errors.
 
-    `save_directory` is the path of the file. HDF5 rewrites chunks in place: if the process is
-    killed just while the short last chunk of an earlier `save` is written again, the snapshots of
-    that one chunk are lost.
+    `save_directory` is the path of the file. Another process can open it after `save`.
 
     >>> import tempfile
     >>> with HDF5Storage(2, 4, tempfile.mkdtemp() + "/paths.h5", keep_last=True) as storage:

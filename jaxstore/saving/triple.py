@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 from weakref import WeakSet
 
 import jax
@@ -21,18 +22,42 @@ from jaxstore.errors import BusyError
 from jaxstore.saving import buffer, channel
 from jaxstore.saving.buffer import SavingState
 from jaxstore.saving.collectors import DataCollector, MemoryCollector, StoreCollector
+from jaxstore.saving.interrupt import Listener
 from jaxstore.saving.progress import Meter
-from jaxstore.saving.session import Session, Sink
+from jaxstore.saving.session import Session, Sink, original_of
 from jaxstore.saving.static import StaticInformation, declared_draws
 from jaxstore.saving.user_sink import UserSink
 
 
-class Saving(NamedTuple):
-    """Three functions; unpacks as `init_save, save, postprocess_save`."""
+class Triple(NamedTuple):
+    """Three functions that save draws; unpacks as `init_save, save, postprocess_save`."""
 
     init: Callable[..., Any]
     save: Callable[..., tuple[Any, None]]
     postprocess: Callable[..., dict[str, Any]]
+
+
+class Saving(Triple):
+    """A triple that is a context manager too: errors leave its block as themselves."""
+
+    sinks: WeakSet[Sink]
+    listener: Listener
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        original = None
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            original = original_of(self.sinks)
+        self.listener.stop()
+        if original is not None:
+            raise original from error
 
 
 def save(
@@ -57,8 +82,9 @@ def save(
     which goes to the host in one call for all chains when it is full, and about four times a
     second in slow programs. A kill loses what is in the ring and in the writer's queue.
 
-    An exception of the collector, or Ctrl-C, stops the program. JAX raises its own type then;
-    `with collector:` around the program, and `postprocess_save`, raise the original.
+    An exception of the collector, or Ctrl-C, stops the program. JAX raises its own type then. In
+    the block of `with collector:`, or of `with js.save(...) as (init_save, save, postprocess_save):`
+    it becomes the original again, and so it does in `postprocess_save`.
 
     Args:
         collector: A `MemoryCollector`, `HDF5Collector`, `ZarrCollector`, or a `DataCollector` of
@@ -95,6 +121,7 @@ def save(
         raise ValueError(f"buffer_draws must be a whole number >= 1, got {buffer_draws!r}")
 
     sinks: WeakSet[Sink] = WeakSet()
+    listener = Listener()
 
     def init_save(
         init_sample: PyTree,
@@ -113,8 +140,7 @@ def save(
             sinks.add(session.sink)
             return session
 
-        if isinstance(collector, StoreCollector):
-            collector.recording.watch()
+        listener.start()
         draw_bytes = sum(s.dtype.itemsize * s.size for s in jax.tree.leaves(shapes))
         slots = buffer.ring_slots(draw_bytes, buffer_draws=buffer_draws)
         number = channel.register_when_run(begin)
@@ -130,9 +156,14 @@ def save(
         return buffer.push(state, keep, sample), None
 
     def postprocess_save(state: SavingState, _: Any = None) -> dict[str, Any]:
-        return finish(state, sinks)
+        try:
+            return finish(state, sinks)
+        finally:
+            listener.stop()
 
-    return Saving(init_save, save, postprocess_save)
+    saving = Saving(init_save, save, postprocess_save)
+    saving.sinks, saving.listener = sinks, listener
+    return saving
 
 
 def as_known(leaf: Any) -> Any:
@@ -172,10 +203,10 @@ def finish(state: SavingState, sinks: Iterable[Sink]) -> dict[str, Any]:
     try:
         jax.block_until_ready(state)
     except jax.errors.JaxRuntimeError as error:
-        kept = next((sink.error for sink in sinks if sink.error is not None), None)
-        if kept is None:
+        original = original_of(sinks)
+        if original is None:
             raise
-        raise kept from error
+        raise original from error
     has_chain_axis = state.stop.ndim > 0
     by_sink: dict[Sink, list[Session]] = {}
     for session, lanes in sessions_of(state):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 QUEUE_BYTES = 256 * 2**20
 
@@ -34,6 +35,7 @@ class Writer:
         self._bytes = 0  # of what waits and of what is in hand
         self._thread: threading.Thread | None = None
         self._is_closing = False
+        self._last: Callable[[], None] = lambda: None
         self._change = threading.Condition()  # guards all of the above, and error
         self.error: BaseException | None = None
         self.is_dead = False  # whether `handle` raised
@@ -51,9 +53,7 @@ class Writer:
                 lambda: self.error or not self._bytes or self._bytes + n_bytes <= self._queue_bytes
             )
             self._raise()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+            self._start()
             self._items.append((item, n_bytes))
             self._bytes += n_bytes
             self._change.notify_all()
@@ -70,15 +70,24 @@ class Writer:
             self.error = self.error or error
             self._change.notify_all()
 
-    def close(self) -> None:
-        """Handle what is queued, then end the thread. Never raises: `error` says what happened."""
+    def close(self, last: Callable[[], None] = lambda: None) -> None:
+        """Handle what is queued, then `last`, then end the thread; called again, wait for that.
+
+        Never raises what `handle` or `last` raised: `error` says it. Both run on the thread, so a
+        Ctrl-C while this waits does not leave them half done.
+        """
         with self._change:
-            self._is_closing = True
-            self._change.notify_all()
-            thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join()
-        self._is_closing = False
+            if not self._is_closing:
+                self._is_closing, self._last = True, last
+                self._start()
+                self._change.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
 
     def _raise(self) -> None:
         if self.error is not None:
@@ -89,15 +98,19 @@ class Writer:
             with self._change:
                 self._change.wait_for(lambda: self._items or self._is_closing)
                 if not self._items:
-                    return
+                    break
                 item, n_bytes = self._items.popleft()
-            try:
-                self._handle(item)
-            except BaseException as error:
-                with self._change:
-                    self.error, self.is_dead = self.error or error, True
-                    self._items.clear()
+            self._attempt(partial(self._handle, item))
             item = None  # drop the reference before waiting: blocks are large
             with self._change:
                 self._bytes -= n_bytes
                 self._change.notify_all()
+        self._attempt(self._last)
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except BaseException as error:
+            with self._change:
+                self.error, self.is_dead = self.error or error, True
+                self._items.clear()
