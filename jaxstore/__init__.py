@@ -10,6 +10,7 @@ from jaxstore.errors import (
     MissingError,
     TooManyDrawsError,
 )
+from jaxstore.saving.base_storage import BaseStorage
 from jaxstore.saving.collectors import (
     DataCollector,
     HDF5Collector,
@@ -20,6 +21,13 @@ from jaxstore.saving.no_save import no_save
 from jaxstore.saving.run import Run, open_run
 from jaxstore.saving.scan import scan
 from jaxstore.saving.static import static_information
+from jaxstore.saving.storage_reader import (
+    StoredSnapshots,
+    open_ensemble,
+    open_storage,
+    rank_directory,
+)
+from jaxstore.saving.storages import HDF5Storage, NumpyStorage, ZarrStorage
 from jaxstore.saving.stored import StoredArray
 from jaxstore.saving.triple import save
 from jaxstore.tree import (
@@ -30,25 +38,33 @@ from jaxstore.tree import (
 )
 
 __all__ = [
+    "BaseStorage",
     "BusyError",
     "DataCollector",
     "ExistsError",
     "FormatError",
     "HDF5Collector",
+    "HDF5Storage",
     "JaxstoreError",
     "LostDrawsError",
     "MemoryCollector",
     "MismatchError",
     "MissingError",
+    "NumpyStorage",
     "Run",
     "StoredArray",
+    "StoredSnapshots",
     "TooManyDrawsError",
     "ZarrCollector",
+    "ZarrStorage",
     "dict_to_pytree",
     "no_save",
+    "open_ensemble",
     "open_run",
+    "open_storage",
     "pytree_dict_keys",
     "pytree_to_dict",
+    "rank_directory",
     "register_dictionize_rule",
     "save",
     "scan",

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import jaxstore as js
-from jaxstore.saving.scan import Schedule, pace
+from jaxstore.saving.scan import pace
+from jaxstore.saving.schedule import Schedule
 
 KEY = jax.random.key(7)
 CHAINS = 3
@@ -50,7 +51,7 @@ def test_every_draw_of_every_chain_in_every_collector(kind, tmp_path):
 
 
 def test_one_chain_without_a_chain_axis_in_its_samples():
-    last, run = js.scan(walk, jnp.zeros(2), jnp.arange(50), progress=False)
+    _, run = js.scan(walk, jnp.zeros(2), jnp.arange(50), progress=False)
     _, want = jax.lax.scan(walk, jnp.zeros(2), jnp.arange(50))
     assert_same(jax.tree.map(lambda a: a[0], run.samples), want)
 
@@ -170,16 +171,14 @@ def test_arguments_that_make_no_sense_are_refused_and_nothing_is_written(case, t
     arguments, message = BAD[case]
     collector = js.ZarrCollector(tmp_path / "run.zarr")
     with pytest.raises(ValueError, match=message):
-        js.scan(
-            lambda x, _: (x, x), START, collector=collector, progress=False, **arguments
-        )
+        js.scan(lambda x, _: (x, x), START, collector=collector, progress=False, **arguments)
     assert not list(tmp_path.iterdir())
 
 
 def test_two_lengths_and_a_changing_carry_are_refused():
     with pytest.raises(ValueError, match=r"\[3, 4\]"):
         js.scan(lambda x, _: (x, x), 0.0, jnp.zeros(3), length=4)
-    with pytest.raises(js.MismatchError, match="int32.*float32"):
+    with pytest.raises(js.MismatchError, match=r"int32.*float32"):
         js.scan(lambda x, _: (x + 0.5, x), jnp.int32(0), length=4)
     with pytest.raises(js.MismatchError, match="must return what it takes"):
         js.scan(lambda x, _: ((x, x), x), 0.0, length=4)

@@ -102,9 +102,7 @@ def test_a_users_own_collector_gets_every_draw_and_gives_the_samples():
     collector = ListCollector()
     init_save, save, postprocess_save = js.save(collector)
     state = init_save(tree_at(jnp.int32(0)), None, js.static_information(samples_collected=8))
-    state, _ = jax.lax.scan(
-        lambda s, i: save(s, i % 2 == 0, tree_at(i)), state, jnp.arange(15)
-    )
+    state, _ = jax.lax.scan(lambda s, i: save(s, i % 2 == 0, tree_at(i)), state, jnp.arange(15))
     saved = postprocess_save(state, None)
     assert saved["samples"]["b"][0].tolist() == list(range(0, 15, 2))
     assert saved["samples"]["b"][1]["c"][1].shape == (8, 2, 2)
@@ -131,7 +129,9 @@ def test_vmap_with_a_mask_per_chain(kind, tmp_path, masks, counted):
 def test_vmap_with_one_mask_for_all_makes_one_call_for_all_chains(kind, tmp_path, masks, counted):
     init_save, save, postprocess_save = js.save(KINDS[kind](tmp_path), buffer_draws=SLOTS)
     run = jax.vmap(program(init_save, save), in_axes=(0, None))
-    check_chains(postprocess_save(jax.jit(run)(jnp.arange(8), masks[0])), jnp.tile(masks[0], (8, 1)))
+    check_chains(
+        postprocess_save(jax.jit(run)(jnp.arange(8), masks[0])), jnp.tile(masks[0], (8, 1))
+    )
     assert counted.calls <= int(masks[0].sum()) // SLOTS + 1 + SLOTS.bit_length()
 
 
@@ -337,9 +337,7 @@ def test_every_dtype_comes_back_as_it_went_in(kind, tmp_path):
         assert_same(postprocess_save(state)["samples"], stacked)
     if kind != "memory":
         with js.open_run(next(tmp_path.iterdir())) as run:
-            assert_same(
-                jax.tree.map(lambda a: a[0], run.samples), stacked
-            )
+            assert_same(jax.tree.map(lambda a: a[0], run.samples), stacked)
 
 
 def test_a_scalar_python_sample_and_a_bare_leaf_work():

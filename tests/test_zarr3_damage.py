@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zarr
 from arrays import assert_same_bits, numbers, ramp, spec
 from zarr_places import SETTINGS, every_file
 
@@ -125,3 +126,13 @@ def test_whole_chunks_that_are_not_compressed_are_not_copied(tmp_path: Path) -> 
     values = ramp((1, 4, 8))
     store.write("x", (0, 0, 0), values)
     assert seen == [values.ctypes.data, values.ctypes.data + 64]
+
+
+def test_damage_in_an_array_of_another_program_is_noticed(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "a")
+    codecs = {"compressors": [zarr.codecs.GzipCodec(), zarr.codecs.Crc32cCodec()]}
+    group.create_array("x", shape=(1, 8), chunks=(1, 8), dtype="f4", **codecs)[:] = 1
+    chunk = tmp_path / "a/x/c/0/0"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    with pytest.raises(FormatError, match=r"'x' in .*checksum do not match.*Restore it"):
+        ZarrStore.open(tmp_path / "a").read("x")

@@ -41,7 +41,7 @@ class SavingState(NamedTuple):
 
 def is_key(leaf: Any) -> bool:
     """Whether this is a typed PRNG key, as an array or as a shape."""
-    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def raw(leaf: Any) -> Any:
@@ -81,7 +81,7 @@ def empty_state(receiver: Array, chain: ArrayLike, shapes: PyTree, slots: int) -
         ring=jax.tree.map(lambda s: jnp.zeros((slots, *s.shape), s.dtype), shapes),
     )
     # Inside shard_map everything varies over the mesh axes that the chain does.
-    axes = getattr(jax.typeof(chain), "vma", frozenset())
+    axes: frozenset[Any] = getattr(jax.typeof(chain), "vma", frozenset())
     return jax.tree.map(lambda a: vary(a, axes), state)
 
 
@@ -141,8 +141,9 @@ def check_sample(state: SavingState, sample: PyTree) -> None:
 
 def check_like(sample: PyTree, arrays: PyTree, *, axes: int) -> None:
     """Refuse a sample unlike the rows of `arrays`, which have `axes` more axes in front."""
-    wanted, treedef = jax.tree_util.tree_flatten_with_path(arrays)
-    found, found_treedef = jax.tree_util.tree_flatten_with_path(sample)
+    wanted, found = (jax.tree_util.tree_flatten_with_path(t)[0] for t in (arrays, sample))
+    treedef: Any = jax.tree.structure(arrays)
+    found_treedef: Any = jax.tree.structure(sample)
     if treedef != found_treedef:
         names = [{jax.tree_util.keystr(path) for path, _ in side} for side in (found, wanted)]
         raise MismatchError(
@@ -170,9 +171,7 @@ def shapes_of(sample: PyTree) -> PyTree:
         if is_key(leaf):
             continue
         dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
-        if not (np.issubdtype(dtype, np.number) or dtype == bool or jax.dtypes.issubdtype(
-            dtype, np.number
-        )):
+        if not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)):
             raise MismatchError(
                 f"init_save: {jax.tree_util.keystr(path) or 'the sample'} has dtype {dtype}, "
                 "which JAX cannot hold. Leave it out of the sample, or encode it as numbers."

@@ -95,9 +95,7 @@ def register_when_run(begin: Callable[[], Receiver]) -> Array:
     )
 
 
-def payload_of(
-    chain: Any, tick: Any, is_ragged: Any, steps: Any, leaves: Sequence[Any]
-) -> Payload:
+def payload_of(chain: Any, tick: Any, is_ragged: Any, steps: Any, leaves: Sequence[Any]) -> Payload:
     """Flatten the lanes of every transformation around the program, outermost slowest."""
     chain, steps = np.asarray(chain), np.asarray(steps)
     lanes, slots = chain.size, steps.shape[-1]
@@ -160,6 +158,7 @@ def send(is_full: Array, stop: Array, *operands: Array) -> Array:
     Returns:
         shape=(), uint32: the tick of the next flush.
     """
+
     # The cond is in here, hidden from vmap; every operand is explicit, since custom_vmap fails
     # on a tracer that it closed over.
     def call() -> Array:

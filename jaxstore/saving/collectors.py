@@ -25,7 +25,7 @@ from jaxstore.saving.static import StaticInformation, declared_draws
 from jaxstore.saving.writer import QUEUE_BYTES
 from jaxstore.stores.base import Json, Store
 from jaxstore.stores.dtypes import to_stored
-from jaxstore.stores.location import create_store, redact
+from jaxstore.stores.location import redact
 from jaxstore.stores.memory import MemoryStore
 
 
@@ -209,9 +209,7 @@ class ZarrCollector(StoreCollector):
 
             return ZarrStore.new(where, compression=compression, checksum=checksum)
 
-        options = Options(
-            group, dims or {}, coords or {}, settings or {}, chunk_draws, queue_bytes
-        )
+        options = Options(group, dims or {}, coords or {}, settings or {}, chunk_draws, queue_bytes)
         super().__init__(Recording(create, place_of(where), options))
 
 
@@ -245,9 +243,7 @@ class HDF5Collector(StoreCollector):
             make = HDF5Store.new if isinstance(file, str | os.PathLike) else HDF5Store.adopt
             return make(file, compression=compression, checksum=checksum)
 
-        options = Options(
-            group, dims or {}, coords or {}, settings or {}, chunk_draws, queue_bytes
-        )
+        options = Options(group, dims or {}, coords or {}, settings or {}, chunk_draws, queue_bytes)
         super().__init__(Recording(create, place_of(file), options))
 
 
@@ -259,7 +255,8 @@ def place_of(where: Any) -> str:
 def write_npz(run: Run, chain: int, directory: Path) -> None:
     """Write the draws of a chain as `chain_{chain}.npz`; dtypes NumPy lacks as their bits."""
     directory.mkdir(parents=True, exist_ok=True)
-    arrays, bits = {}, {}
+    arrays: dict[str, Any] = {}
+    bits: dict[str, str] = {}
     for leaf in run.leaves:
         name = leaf.name.partition("/")[2]
         values = np.asarray(leaf.plain().of_chain(chain)[: int(run.sample_count[chain])])

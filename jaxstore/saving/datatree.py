@@ -20,7 +20,7 @@ from jaxstore.saving.stored import StoredArray
 from jaxstore.stores.base import Store
 
 
-class LazyLeaf(BackendArray):  # type: ignore[misc]
+class LazyLeaf(BackendArray):
     """Lets xarray index a handle, reading when it needs the values."""
 
     def __init__(self, array: StoredArray) -> None:

@@ -23,9 +23,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxstore.errors import FormatError, MismatchError
+from jaxstore.names import keys_from_json, keys_to_json
 from jaxstore.saving.buffer import is_key, raw
 from jaxstore.stores.base import ArraySpec, Json
-from jaxstore.names import keys_from_json, keys_to_json
 from jaxstore.tree import Leaf, leaf_names
 
 FORMAT_VERSION = 1
@@ -93,9 +93,7 @@ class Layout:
         return sum(leaf.draw_bytes for leaf in self.leaves)
 
 
-def layout_of(
-    sample: PyTree, *, group: str | None, dims: Mapping[str, Sequence[str]]
-) -> Layout:
+def layout_of(sample: PyTree, *, group: str | None, dims: Mapping[str, Sequence[str]]) -> Layout:
     """Where the leaves of a sample go.
 
     Args:

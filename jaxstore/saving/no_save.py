@@ -21,7 +21,7 @@ from jaxstore.saving.triple import Triple
 class DeviceState(NamedTuple):
     """Draws kept on the device, for the carry of a loop."""
 
-    count: Array  # shape=(), weak int32; draws kept, also those beyond the declared number
+    n_kept: Array  # shape=(), weak int32; draws kept, also those beyond the declared number
     samples: PyTree  # (declared, *leaf.shape) each
 
 
@@ -60,8 +60,10 @@ def _init(
     buffer.shapes_of(init_sample)  # refuses what is no array
 
     def repeat(leaf: Any) -> Any:
-        leaf = leaf if buffer.is_key(leaf) else jnp.asarray(leaf)
-        return jnp.broadcast_to(leaf, (declared, *leaf.shape))
+        if buffer.is_key(leaf):
+            return jnp.broadcast_to(leaf, (declared, *leaf.shape))
+        leaf = jnp.asarray(leaf)
+        return jnp.zeros((declared, *leaf.shape), leaf.dtype)
 
     return DeviceState(jnp.asarray(0), jax.tree.map(repeat, init_sample))
 
@@ -78,25 +80,25 @@ def _save(
 
     def write(array: Array, leaf: Any) -> Array:
         # "drop": a draw beyond the end changes nothing; the count tells of it.
-        at = jnp.where(keep, state.count, array.shape[0])
+        at = jnp.where(keep, state.n_kept, array.shape[0])
         leaf = leaf if buffer.is_key(leaf) else jnp.asarray(leaf)
         return array.at[at].set(leaf, mode="drop")
 
-    return DeviceState(state.count + keep, jax.tree.map(write, state.samples, sample)), None
+    return DeviceState(state.n_kept + keep, jax.tree.map(write, state.samples, sample)), None
 
 
 def _postprocess(state: DeviceState, _: Any = None) -> dict[str, Any]:
-    if not isinstance(state.count, jax.core.Tracer):
-        most = int(np.max(np.asarray(state.count), initial=0))
+    if not isinstance(state.n_kept, jax.core.Tracer):
+        most = int(np.max(np.asarray(state.n_kept), initial=0))
         for array in jax.tree.leaves(state.samples):
-            length = array.shape[state.count.ndim]
+            length = array.shape[state.n_kept.ndim]
             if most > length:
                 raise TooManyDrawsError(
                     f"{most} draws were kept, static_information declares {length}. Declare as "
                     "many as keep is true, or use save, which grows."
                 )
-        axes = (slice(None),) * state.count.ndim
+        axes = (slice(None),) * state.n_kept.ndim
         state = state._replace(
             samples=jax.tree.map(lambda a: a[(*axes, slice(0, most))], state.samples)
         )
-    return {"sample_count": state.count, "samples": state.samples}
+    return {"sample_count": state.n_kept, "samples": state.samples}

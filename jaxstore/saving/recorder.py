@@ -136,9 +136,7 @@ class Recorder:
             self.bytes_written += rows.nbytes
 
 
-def write_coordinates(
-    store: Store, layout: Layout, coords: Mapping[str, HostArray]
-) -> None:
+def write_coordinates(store: Store, layout: Layout, coords: Mapping[str, HostArray]) -> None:
     """Write the coordinates of dimensions beside the leaves that use them.
 
     Groups say in `coordinates`, as the CF conventions have it, that `iteration` is one too.

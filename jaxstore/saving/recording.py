@@ -277,7 +277,7 @@ class Recording:
         taken = [n for n in store.names() if n.split("/")[0] in layout.groups]
         if store.attrs().get(MANIFEST) or taken:
             raise ExistsError(
-                f"{self.place} already holds {'a run' if not taken else taken}, and nothing there "
+                f"{self.place} already holds {taken or 'a run'}, and nothing there "
                 "is overwritten. Save to another place or group, or look at it with "
                 "jaxstore.open_run."
             )

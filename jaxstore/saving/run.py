@@ -16,11 +16,11 @@ import numpy as np
 from jaxtyping import Int64, PyTree
 
 from jaxstore.errors import FormatError
-from jaxstore.tree import nest
 from jaxstore.saving.layout import ITERATION, MANIFEST, layout_from_manifest
 from jaxstore.saving.stored import StoredArray
 from jaxstore.stores.base import Json, Store
 from jaxstore.stores.location import open_store
+from jaxstore.tree import nest
 
 
 class Run:
@@ -49,7 +49,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """"running", "complete", or "interrupted" when it was closed before its end."""
+        """One of "running", "complete", and "interrupted": closed before its end."""
         return self._record["state"]
 
     @property
@@ -91,7 +91,9 @@ class Run:
     def leaves(self) -> tuple[StoredArray, ...]:
         """A handle per leaf, in the order of `jax.tree.leaves` of the sample."""
         chains = tuple(range(self.n_chains))
-        return tuple(StoredArray(self._store, l, chains, self._draws) for l in self._layout.leaves)
+        return tuple(
+            StoredArray(self._store, leaf, chains, self._draws) for leaf in self._layout.leaves
+        )
 
     @property
     def samples(self) -> PyTree:
@@ -159,7 +161,8 @@ class Run:
     def _repr_html_(self) -> str:
         first, *rest = self.describe().split("\n")
         rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line.split("  ") if cell)
+            "<tr>"
+            + "".join(f"<td>{html.escape(cell)}</td>" for cell in line.split("  ") if cell)
             + "</tr>"
             for line in rest
         )

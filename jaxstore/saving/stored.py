@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxstore.saving.layout import LeafLayout
@@ -73,7 +74,7 @@ class StoredArray:
     def __repr__(self) -> str:
         return f"<StoredArray {self.name} {self.shape} {self.dtype} in {self.store.location}>"
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> HostArray:
+    def __array__(self, dtype: Any = None, copy: Any = None) -> HostArray:
         values = self[...]
         if self.leaf.key_impl:
             raise TypeError(f"{self.name} holds PRNG keys, which NumPy has no dtype for; index it")
@@ -87,7 +88,7 @@ class StoredArray:
         if not self.has_chain_axis:
             values = values[0]
         if self.leaf.key_impl:
-            return jax.random.wrap_key_data(np.asarray(values), impl=self.leaf.key_impl)[inside]
+            return jax.random.wrap_key_data(jnp.asarray(values), impl=self.leaf.key_impl)[inside]
         return values[inside]
 
     def of_chain(self, chain: int) -> StoredArray:
@@ -131,9 +132,7 @@ class StoredArray:
         return values
 
 
-def split_index(
-    index: Any, shape: tuple[int, ...]
-) -> tuple[tuple[slice, ...], tuple[Any, ...]]:
+def split_index(index: Any, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[Any, ...]]:
     """Part an index into the region to read, of step one, and the index inside that region.
 
     >>> split_index((slice(10, 20, 5), -1), (100, 4, 3))

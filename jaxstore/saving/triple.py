@@ -82,9 +82,9 @@ def save(
     which goes to the host in one call for all chains when it is full, and about four times a
     second in slow programs. A kill loses what is in the ring and in the writer's queue.
 
-    An exception of the collector, or Ctrl-C, stops the program. JAX raises its own type then. In
-    the block of `with collector:`, or of `with js.save(...) as (init_save, save, postprocess_save):`
-    it becomes the original again, and so it does in `postprocess_save`.
+    An exception of the collector, or Ctrl-C, stops the program. JAX raises its own type then. It
+    becomes the original again in `postprocess_save`, in the block of `with collector:`, and in
+    that of `with js.save(collector) as (init_save, save, postprocess_save):`.
 
     Args:
         collector: A `MemoryCollector`, `HDF5Collector`, `ZarrCollector`, or a `DataCollector` of
@@ -135,7 +135,7 @@ def save(
 
         def begin() -> Session:
             session = begin_session(
-                collector, sample, init_checkpoint, static_information, progress
+                collector, sample, init_checkpoint, static_information, progress=progress
             )
             sinks.add(session.sink)
             return session
@@ -174,7 +174,7 @@ def as_known(leaf: Any) -> Any:
 
 
 def begin_session(
-    collector: Any, sample: PyTree, checkpoint: PyTree, information: Any, progress: bool
+    collector: Any, sample: PyTree, checkpoint: PyTree, information: Any, *, progress: bool
 ) -> Session:
     """A session of new chains on a collector, with a progress bar if wanted."""
     declared = declared_draws(information)
@@ -219,7 +219,7 @@ def finish(state: SavingState, sinks: Iterable[Sink]) -> dict[str, Any]:
     results, counts = [], []
     for sink, sessions in by_sink.items():
         results.append(sink.finish(sessions, has_chain_axis=has_chain_axis))
-        every = Counter()
+        every: Counter[int] = Counter()
         for session in sessions:
             every.update({chain: session.counts[chain] for chain in session.chains})
             channel.release(session)

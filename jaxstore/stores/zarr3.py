@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from jaxstore.errors import BusyError, ExistsError, FormatError, MissingError
+from jaxstore.errors import BusyError, FormatError, MissingError
 from jaxstore.stores.base import ArraySpec, Json
 from jaxstore.stores.blobs import Blobs, blobs_at
 from jaxstore.stores.dtypes import from_stored, same_dtype, to_stored
@@ -85,8 +85,8 @@ class ZarrStore:
         Args:
             where: A path, a URL, an obstore store, a zarr store, or a zarr group.
             mode: "r" to read, also beside a writer; "r+" to write.
-            compression: For arrays made from now on, and so is `checksum`.
-            checksum: As for `new`.
+            compression: For arrays made from now on.
+            checksum: Likewise.
 
         Raises:
             MissingError: Nothing is there.
@@ -111,7 +111,9 @@ class ZarrStore:
 
     def create(self, spec: ArraySpec) -> None:
         """Make an array of fill values, and its groups."""
-        self._check_free(spec.name)
+        self._check_writable()
+        _check_name(spec.name)
+        self._tree.check_free(spec.name)
         document = array_document(spec, compression=self._compression, checksum=self._checksum)
         _refuse_reserved(spec.attrs)
         self._tree.make_groups(spec.name)
@@ -146,12 +148,15 @@ class ZarrStore:
 
     def read(self, name: str, region: tuple[slice, ...] = ()) -> Array:
         """Copy out a region."""
-        dtype = dtype_of(self._array(name))
+        document = self._array(name)
         try:
             found = _open_array(self._blobs, name)[region or ...]
         except (ValueError, RuntimeError) as error:
-            raise self._damaged(name, region, error) from error
-        return from_stored(np.asarray(found), dtype)
+            what = _damage(self._blobs, name, document, region=region) or str(error)
+            raise FormatError(
+                f"{name!r} in {self.location}: {what}. Restore it from a copy, or write it again."
+            ) from error
+        return from_stored(np.asarray(found), dtype_of(document))
 
     def attrs(self, name: str = "") -> dict[str, Json]:
         """Attributes of the root, of a group, or of an array."""
@@ -184,7 +189,9 @@ class ZarrStore:
 
     def create_labels(self, name: str, labels: Sequence[str]) -> None:
         """Make a coordinate of strings."""
-        self._check_free(name)
+        self._check_writable()
+        _check_name(name)
+        self._tree.check_free(name)
         objects = label_objects(name, labels)
         self._tree.make_groups(name)
         document = json.loads(objects.pop(DOCUMENT))
@@ -225,22 +232,8 @@ class ZarrStore:
             self._chunks[name] = Chunks(self._blobs, name, codec)
         return self._chunks[name]
 
-    def _damaged(self, name: str, region: tuple[slice, ...], error: Exception) -> FormatError:
-        """Which chunk of a region it is that cannot be decoded."""
-        found = self._chunks_of(name).damage(*_bounds(region, self.spec(name).shape))
-        return FormatError(
-            f"{name!r} in {self.location}: {found or error}. "
-            "Restore it from a copy, or write it again."
-        )
-
     def _missing(self, name: str) -> MissingError:
         return MissingError(f"no {name!r} in {self.location}. There are {self.names()}.")
-
-    def _check_free(self, name: str) -> None:
-        self._check_writable()
-        _check_name(name)
-        if self._tree.find(name) is not None:
-            raise ExistsError(f"{name!r} in {self.location} is taken. Choose another name.")
 
     def _check_writable(self) -> None:
         if self._is_closed:
@@ -253,6 +246,17 @@ def _open_array(blobs: Blobs, name: str) -> Any:
     """The array for zarr to read."""
     path = f"{blobs.prefix}{name}"
     return zarr.open_array(blobs.zarr_store, path=path, mode="r", zarr_format=3)
+
+
+def _damage(
+    blobs: Blobs, name: str, document: dict[str, Json], *, region: tuple[slice, ...]
+) -> str | None:
+    """Which chunk of a region it is that cannot be decoded."""
+    try:
+        codec = chunk_codec(name, document)
+    except FormatError:  # codecs of another program, which only zarr can name
+        return None
+    return Chunks(blobs, name, codec).damage(*_bounds(region, document["shape"]))
 
 
 def _bounds(region: tuple[slice, ...], shape: Sequence[int]) -> tuple[list[int], list[int]]:

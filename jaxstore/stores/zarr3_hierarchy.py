@@ -54,6 +54,11 @@ class Hierarchy:
         self._blobs.put(key_of(name, DOCUMENT), [json.dumps(document).encode()])
         self._kept[name] = document
 
+    def check_free(self, name: str) -> None:
+        """Refuse a name that is taken."""
+        if self.find(name) is not None:
+            raise ExistsError(f"{name!r} in {self._blobs.location} is taken. Choose another name.")
+
     def make_groups(self, name: str) -> None:
         """Make every group above a name that is not there.
 

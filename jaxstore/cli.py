@@ -1,0 +1,137 @@
+"""The commands `jaxstore demo`, `jaxstore info` and `jaxstore plot`.
+
+Owned here: arguments, and errors as one line on stderr. What the commands do is in `face`, and is
+imported when it is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jaxstore.errors import JaxstoreError
+from jaxstore.saving.layout import versions
+
+app = typer.Typer(
+    help="Sampling and storage for JAX: make runs, and see what lies on disk.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# What may be missing, and the extra that brings it.
+EXTRAS = {
+    "blackjax": "demo", "sklearn": "demo", "arviz": "demo", "xarray": "demo",
+    "matplotlib": "analysis",
+}  # fmt: skip
+RunPath = Annotated[str, typer.Argument(metavar="PATH", help="Path or URL, Zarr or HDF5.")]
+
+
+@contextmanager
+def errors_told() -> Iterator[None]:
+    """Tell an error that a user can act on, and end with code 1; 130 after Ctrl-C."""
+    try:
+        yield
+    except (JaxstoreError, OSError, ModuleNotFoundError) as error:
+        typer.echo(f"jaxstore: {message_of(error)}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("jaxstore: interrupted; what was committed stays readable", err=True)
+        raise typer.Exit(130) from None
+
+
+def message_of(error: Exception) -> str:
+    """An error as a user reads it; a missing extra as the command that installs it.
+
+    Raises:
+        ModuleNotFoundError: A module is missing that no extra brings; this is a bug.
+    """
+    if not isinstance(error, ModuleNotFoundError):
+        return str(error)
+    module = (error.name or "").partition(".")[0]
+    if module not in EXTRAS:
+        raise error
+    return f"this needs {module}. Install it with: pip install 'jaxstore[{EXTRAS[module]}]'"
+
+
+def tell_version(is_wanted: bool) -> None:  # noqa: FBT001 -- typer calls it so
+    """Print the version and end."""
+    if is_wanted:
+        typer.echo(f"jaxstore {versions().get('jaxstore', 'of a source tree')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    *,
+    is_version_wanted: Annotated[
+        bool,
+        typer.Option("--version", callback=tell_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Sampling and storage for JAX: make runs, and see what lies on disk."""
+
+
+@app.command()
+def demo(
+    *,
+    directory: Annotated[
+        Path, typer.Option("--dir", help="Where the run and its picture go.")
+    ] = Path("jaxstore-demo"),
+    is_fresh: Annotated[
+        bool, typer.Option("--fresh", help="Replace the run of an earlier demo there.")
+    ] = False,
+) -> None:
+    """Sample a posterior on real data with BlackJAX, stored as it comes, and draw it.
+
+    Takes about half a minute and needs no network. Writes run.zarr and posterior.png.
+    """
+    with errors_told():
+        from jaxstore.face.demo import run_demo
+
+        run_demo(directory, is_fresh=is_fresh)
+
+
+@app.command()
+def info(
+    path: RunPath,
+    *,
+    is_json: Annotated[bool, typer.Option("--json", help="As JSON, for machines.")] = False,
+) -> None:
+    """Tell what a path holds, how far it is, how big, and from which settings."""
+    with errors_told():
+        from jaxstore.face.facts import facts_of, text_of
+
+        facts = facts_of(path)
+        typer.echo(json.dumps(facts, indent=2) if is_json else text_of(facts))
+
+
+@app.command()
+def plot(
+    path: RunPath,
+    *,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The PNG; else NAME.png, here.")
+    ] = None,
+    names: Annotated[
+        list[str] | None, typer.Option("--var", help="A leaf to show; may be repeated.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Group to show; else posterior, or the first.")
+    ] = None,
+    max_vars: Annotated[int, typer.Option(min=1, help="Rows at most.")] = 8,
+) -> None:
+    """Draw traces and marginals of a run, a row per component, as a PNG."""
+    with errors_told():
+        from jaxstore.face.picture import draw_run, write_picture
+        from jaxstore.saving.run import open_run
+
+        with open_run(path) as run:
+            figure = draw_run(run, names=names or (), group=group, max_vars=max_vars)
+        target = output or Path(f"{Path(path.rstrip('/')).stem}.png")
+        write_picture(figure, target)
+        typer.echo(f"picture at {target}")

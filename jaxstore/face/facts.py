@@ -1,0 +1,209 @@
+"""What lies at a path, as facts for machines and as text for people.
+
+Owned here: `jaxstore info`. What a run or a storage is, is told by `saving`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxstore.errors import FormatError, MissingError
+from jaxstore.saving.layout import ITERATION, MANIFEST
+from jaxstore.saving.run import Run, size
+from jaxstore.saving.storage_reader import open_storage
+from jaxstore.stores.base import Json, Store
+from jaxstore.stores.location import open_store
+from jaxstore.stores.urls import is_url, local_path
+
+
+def facts_of(where: str) -> Json:
+    """All that is known of the run or storage at a path or URL; JSON.
+
+    Raises:
+        MissingError: Nothing is there.
+        FormatError: It is neither.
+    """
+    path = local_path(where) if is_url(where) else Path(where)
+    if path is not None and not path.exists():
+        raise MissingError(f"{where}: nothing is there. Correct the path.")
+    if path is not None and path.is_file() and path.suffix == ".npz":
+        facts = facts_of_npz(where)
+    else:
+        store = open_store(where)
+        try:
+            facts = facts_of_store(where, store)
+        finally:
+            store.close()
+    return {**facts, "disk_bytes": None if path is None else disk_bytes(path)}
+
+
+def facts_of_store(where: str, store: Store) -> Json:
+    """Facts of what a store holds."""
+    manifest = store.attrs().get(MANIFEST)
+    manifest = manifest if isinstance(manifest, dict) else {}
+    if manifest.get("kind") == "run":
+        return facts_of_run(store)
+    if manifest.get("kind") == "storage":
+        return facts_of_storage(where, store, manifest)
+    raise FormatError(
+        f"{store.location} is neither a jaxstore run nor a storage: it has no such manifest. "
+        "Open it with xarray, zarr or h5py, or give the path of a run."
+    )
+
+
+def facts_of_run(store: Store) -> Json:
+    """Facts of a run."""
+    run = Run(store)
+    return {
+        "kind": "run",
+        "location": run.location,
+        "state": run.state,
+        "chains": run.n_chains,
+        "draws": run.sample_count.tolist(),
+        "last_step": last_step(run, store),
+        "decoded_bytes": run.nbytes,
+        "created_at": run.created_at,
+        "committed_at": run.committed_at,
+        "settings": dict(run.settings),
+        "versions": dict(run.versions),
+        "groups": list(run.groups),
+        "arrays": [array_facts(store, leaf.name, leaf.shape, leaf.dtype) for leaf in run.leaves],
+    }
+
+
+def facts_of_storage(where: str, store: Store, manifest: Mapping[str, Json]) -> Json:
+    """Facts of a `ZarrStorage` or `HDF5Storage`."""
+    with open_storage(where) as stored:
+        # On disk the snapshot axis comes first.
+        shapes = {"time": stored.time.shape, "data": (len(stored.time), *stored.data.shape[:-1])}
+        dtypes = {"time": stored.time.dtype, "data": stored.data.dtype}
+        names = [name for name in store.names() if name in shapes]
+        return {
+            **snapshot_facts(store.location, stored.time, stored.data),
+            "state": "complete" if stored.is_complete else "running or killed",
+            "created_at": manifest["created_at"],
+            "committed_at": (store.committed() or {}).get("committed_at"),
+            "settings": {key: manifest[key] for key in ("stride", "chunk_size")},
+            "versions": dict(manifest["versions"]),
+            "arrays": [array_facts(store, name, shapes[name], dtypes[name]) for name in names],
+        }
+
+
+def facts_of_npz(where: str) -> Json:
+    """Facts of the file of a `NumpyStorage`."""
+    with open_storage(where) as stored:
+        return {**snapshot_facts(where, stored.time, stored.data), "state": "complete"}
+
+
+def snapshot_facts(location: str, time: Any, data: Any) -> Json:
+    """Facts that all storages have."""
+    n = len(time)
+    return {
+        "kind": "storage",
+        "location": location,
+        "snapshots": n,
+        "time": [float(time[0]), float(time[-1])] if n else None,
+        "decoded_bytes": (int(np.prod(data.shape)) * np.dtype(data.dtype).itemsize + 8 * n),
+    }
+
+
+def array_facts(store: Store, name: str, shape: tuple[int, ...], dtype: Any) -> Json:
+    """Facts of one array, with the shape that counts."""
+    spec = store.spec(name)
+    return {
+        "name": name,
+        "shape": list(shape),
+        "dtype": str(dtype),
+        "dims": list(spec.dims),
+        "chunks": list(spec.chunks),
+    }
+
+
+def last_step(run: Run, store: Store) -> int | None:
+    """The step of the sampler at which the last committed draw was taken; None without draws."""
+    steps = [
+        int(store.read(f"{run.groups[0]}/{ITERATION}", (slice(c, c + 1), slice(n - 1, n))).item())
+        for c, n in enumerate(run.sample_count.tolist())
+        if n
+    ]
+    return max(steps, default=None)
+
+
+def disk_bytes(path: Path) -> int:
+    """Bytes of a file, or of all files below a directory; those that vanish meanwhile are 0."""
+    total = 0
+    for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        try:
+            total += file.stat().st_size if file.is_file() else 0
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def text_of(facts: Json) -> str:
+    """The facts for people."""
+    return "\n".join(lines_of(facts))
+
+
+def lines_of(facts: Json) -> Iterator[str]:
+    """A line per fact, then a table of the arrays."""
+    yield f"{facts['kind']} at {facts['location']}"
+    disk = facts["disk_bytes"]
+    rows = {
+        "state": how_far(facts),
+        "size": size(facts["decoded_bytes"])
+        + ("" if disk is None else f" decoded, {size(disk)} on disk"),
+        "time": facts.get("time") and "{:g} to {:g}".format(*facts["time"]),
+        "began": facts.get("created_at"),
+        "committed": facts.get("committed_at"),
+        "settings": "\n".join(pairs(facts.get("settings", {}))),
+        "versions": ", ".join(pairs(facts.get("versions", {}))),
+    }
+    for name, value in rows.items():
+        for i, line in enumerate(str(value or "").splitlines()):
+            yield f"  {name if i == 0 else '':10} {line}"
+    yield from table_of(facts.get("arrays", []))
+
+
+def how_far(facts: Json) -> str:
+    """State and counts in words."""
+    if facts["kind"] == "storage":
+        return f"{facts['state']}, {facts['snapshots']:,} snapshots"
+    low, high = min(facts["draws"], default=0), max(facts["draws"], default=0)
+    draws = f"{high:,}" if low == high else f"{low:,} to {high:,}"
+    chains = "1 chain" if facts["chains"] == 1 else f"{facts['chains']} chains"
+    length, step = facts["settings"].get("length"), facts["last_step"]
+    reached = ""
+    if facts["state"] != "complete" and isinstance(length, int) and step is not None:
+        reached = f", up to step {step + 1:,} of {length:,}"
+    return f"{facts['state']}, {chains} of {draws} draws{reached}"
+
+
+def pairs(record: Mapping[str, Json]) -> list[str]:
+    """The entries of a record as words."""
+    return [f"{key} {value}" for key, value in record.items()]
+
+
+def table_of(arrays: list[Json]) -> Iterator[str]:
+    """Arrays, a line each, in columns."""
+    heads = ("array", "shape", "dtype", "chunks", "dimensions")
+    cells = [
+        (a["name"], times(a["shape"]), a["dtype"], times(a["chunks"]), ", ".join(a["dims"]))
+        for a in arrays
+    ]
+    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+    for row in [heads, *cells] if cells else []:
+        yield "  " + "  ".join(f"{c:{w}}" for c, w in zip(row, widths, strict=True)).rstrip()
+
+
+def times(shape: list[int]) -> str:
+    """A shape as it is spoken.
+
+    >>> times([4, 1000, 10])
+    '4 x 1000 x 10'
+    """
+    return " x ".join(map(str, shape)) or "scalar"

@@ -1,0 +1,175 @@
+"""Who am I among how many, alone, under MPI with real ranks, and under `jax.distributed`."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxstore import topology
+from jaxstore.errors import MismatchError
+from jaxstore.topology import Place, place, root_only
+
+PROGRAMS = Path(__file__).parent / "programs"
+MPIEXEC = Path(sys.prefix) / "bin" / "mpiexec"
+
+
+def environment(**extra):
+    launched = ("OMPI_", "PMI", "MV2_", "HYDRA")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(launched)}
+    path = os.pathsep.join([str(PROGRAMS.parents[1]), os.environ.get("PYTHONPATH", "")])
+    return kept | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"} | extra
+
+
+def run(*command, **extra):
+    return subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environment(**extra),
+    )
+
+
+def mpi(command, folder, *, ranks=3):
+    pytest.importorskip("mpi4py")
+    if not MPIEXEC.exists():
+        pytest.skip("no mpiexec beside the interpreter")
+    done = run(
+        MPIEXEC, "-n", ranks, sys.executable, "-W", "error", "-m", "mpi4py",
+        PROGRAMS / "mpi_storages.py", command, folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+class TestAlone:
+    def test_one_process_is_the_root_of_one(self):
+        assert place() == Place(0, 1, "alone")
+        assert place().is_root
+
+    def test_the_action_runs_here_and_its_error_arrives(self):
+        done = []
+        root_only(lambda: done.append(1))
+        assert done == [1]
+        with pytest.raises(ZeroDivisionError):
+            root_only(lambda: 1 / 0)
+
+    @pytest.mark.parametrize(("rank", "size"), [(-1, 2), (2, 2), (0, 0)])
+    def test_a_rank_is_below_the_size(self, rank, size):
+        with pytest.raises(ValueError, match="rank must be in"):
+            Place(rank, size, "mpi")
+
+    def test_importing_it_imports_neither_mpi4py_nor_jax(self):
+        code = (
+            "import sys, types; package = types.ModuleType('jaxstore');"
+            f"package.__path__ = [{str(Path(topology.__file__).parent)!r}];"
+            "sys.modules['jaxstore'] = package; import jaxstore.topology;"
+            "assert jaxstore.topology.place().kind == 'alone';"
+            "assert not {'mpi4py', 'jax', 'jax.distributed'} & set(sys.modules)"
+        )
+        done = run(sys.executable, "-c", code)
+        assert done.returncode == 0, done.stderr
+
+    def test_one_launched_rank_needs_no_mpi4py(self):
+        code = (
+            "import sys; sys.modules['mpi4py'] = None; from jaxstore.topology import place;"
+            "print(place())"
+        )
+        done = run(sys.executable, "-c", code, PMI_SIZE="1", PMI_RANK="0")
+        assert done.stdout.strip() == "Place(rank=0, size=1, kind='mpi')", done.stderr
+
+
+class TestUnderMPI:
+    def test_each_rank_knows_its_place(self, tmp_path):
+        mpi("where", tmp_path)
+        found = sorted(path.read_text() for path in tmp_path.iterdir())
+        assert found == ["0 3 mpi", "1 3 mpi", "2 3 mpi"]
+
+    def test_a_failure_of_the_root_is_an_error_everywhere_and_no_hang(self, tmp_path):
+        mpi("failing", tmp_path)
+        texts = {path.name: path.read_text() for path in tmp_path.iterdir()}
+        assert texts["busy0"] == "ExistsError None mine"
+        assert texts["disk0"].startswith("OSError 28")
+        assert texts["other0"].startswith("KeyError")
+        for rank in (1, 2):
+            stops = f"rank 0 failed, so rank {rank} of 3 stops"
+            assert texts[f"busy{rank}"] == f"ExistsError None {stops}: ExistsError: mine"
+            assert texts[f"disk{rank}"].startswith(f"OSError 28 [Errno 28] {stops}")
+            assert texts[f"other{rank}"] == f"JaxstoreError None {stops}: KeyError: 'x'"
+
+    def test_ranks_that_cannot_see_one_another_are_refused(self):
+        pytest.importorskip("mpi4py.MPI")
+        code = "from jaxstore.topology import place; place()"
+        done = run(sys.executable, "-c", code, OMPI_COMM_WORLD_SIZE="3", OMPI_COMM_WORLD_RANK="1")
+        assert done.returncode == 1
+        assert "MismatchError: the MPI launcher started 3 ranks, but mpi4py sees 1" in done.stderr
+        assert "mpiexec" in done.stderr
+
+    def test_a_missing_mpi4py_is_named(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "mpi4py", None)
+        monkeypatch.setenv("PMI_SIZE", "4")
+        with pytest.raises(ImportError, match=r"among 4 ranks.*pip install 'jaxstore\[mpi\]'"):
+            place()
+
+    def test_a_mismatch_is_seen_before_anything_is_sent(self, monkeypatch):
+        class Comm:
+            def Get_size(self):
+                return 1
+
+        class MPI:
+            COMM_WORLD = Comm()
+
+            @staticmethod
+            def Get_library_version():
+                return "Other MPI 4.1\nbuilt somewhere"
+
+        monkeypatch.setitem(sys.modules, "mpi4py", type("mpi4py", (), {"MPI": MPI}))
+        monkeypatch.setenv("PMI_SIZE", "2")
+        with pytest.raises(MismatchError, match=r"started 2 ranks.*sees 1.*Other MPI 4.1"):
+            root_only(lambda: None)
+
+
+class TestUnderJax:
+    def test_processes_of_one_job_are_numbered_by_jax(self):
+        code = """
+import sys, jax
+from jaxstore.errors import ExistsError
+from jaxstore.topology import place, root_only
+rank, port = int(sys.argv[1]), sys.argv[2]
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
+print(place())
+root_only(lambda: None)
+def fail():
+    raise ExistsError("mine ä")
+try:
+    root_only(fail)
+except ExistsError as error:
+    print(error)
+"""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, str(rank), str(port)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment(),
+            )
+            for rank in (0, 1)
+        ]
+        outputs = [rank.communicate(timeout=120) for rank in ranks]
+        assert [rank.returncode for rank in ranks] == [0, 0], outputs
+        said = [
+            [line for line in out.splitlines() if not line.startswith("[Gloo]")]
+            for out, _ in outputs
+        ]
+        assert said[0] == ["Place(rank=0, size=2, kind='jax')", "mine ä"]
+        assert said[1] == [
+            "Place(rank=1, size=2, kind='jax')",
+            "rank 0 failed, so rank 1 of 2 stops: ExistsError: mine ä",
+        ]
