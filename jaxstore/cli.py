@@ -40,7 +40,7 @@ def errors_told() -> Iterator[None]:
         typer.echo(f"jaxstore: {message_of(error)}", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        typer.echo("jaxstore: interrupted; what was committed stays readable", err=True)
+        typer.echo("jaxstore: interrupted; draws that were committed stay readable", err=True)
         raise typer.Exit(130) from None
 
 

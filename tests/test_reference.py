@@ -2,7 +2,10 @@
 
 import subprocess
 import sys
+import tempfile
 
+import h5py
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -59,11 +62,7 @@ def test_the_example_reads_the_same_values_back_from_every_collector(kind, tmp_p
 
 
 def test_the_example_of_the_hdf5_collector(tmp_path):
-    import tempfile
-
-    import h5py
-
-    tf = tempfile.TemporaryFile()
+    tf = tempfile.TemporaryFile()  # noqa: SIM115
     file = h5py.File(tf, "w")
     data_collector = io.HDF5Collector(file)
     init_save, save, postprocess_save = io.save(data_collector)
@@ -95,8 +94,6 @@ def test_single_draws_may_be_handed_to_the_built_in_collectors(kind, tmp_path):
 
 
 def test_a_memory_collector_writes_an_npz_per_chain(tmp_path):
-    import jax
-
     init_save, save, postprocess_save = io.save(io.MemoryCollector(tmp_path / "out"))
 
     def chain(c):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -80,8 +81,8 @@ def components(leaf: StoredArray, *, group: str, most: int) -> list[Component]:
 def component(leaf: StoredArray, index: tuple[int, ...], label: str) -> Component:
     """One component of a leaf."""
     values = np.asarray(leaf[(slice(None), slice(None), *index)])
-    is_whole = leaf.dtype == np.bool_ or np.issubdtype(leaf.dtype, np.integer)
-    if np.issubdtype(leaf.dtype, np.complexfloating):
+    is_whole = leaf.dtype == np.bool_ or jnp.issubdtype(leaf.dtype, np.integer)  # int4 too
+    if jnp.issubdtype(leaf.dtype, np.complexfloating):
         values, label = np.abs(values), f"|{label}|"
     values = values.astype(np.float64)
     chains = tuple(row[:n] for row, n in zip(values, leaf.draws, strict=True))

@@ -29,7 +29,7 @@ from jaxstore.face.model import (
     log_density,
     parameters_of,
 )
-from jaxstore.face.picture import draw_run, write_picture
+from jaxstore.face.picture import draw_run, refuse_foreign, write_picture
 from jaxstore.saving.layout import MANIFEST
 from jaxstore.stores.location import open_store
 
@@ -59,6 +59,7 @@ def run_demo(directory: Path, *, is_fresh: bool) -> None:
     """
     begun = time.monotonic()
     path, picture = directory / "run.zarr", directory / "posterior.png"
+    refuse_foreign(picture)
     make_room(path, is_fresh=is_fresh)
     patients = load_patients()
     print(f"Data     {SOURCE}")

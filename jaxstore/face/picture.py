@@ -191,16 +191,25 @@ def write_picture(figure: Any, path: Path) -> None:
     Raises:
         ExistsError: Something else is there.
     """
-    if path.exists() and not is_own_picture(path):
-        raise ExistsError(
-            f"{path} is there and jaxstore did not draw it. Choose another name with -o."
-        )
+    refuse_foreign(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         figure.savefig(partial, format="png", metadata={"Software": SOFTWARE})
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def refuse_foreign(path: Path) -> None:
+    """Refuse to draw over anything but an earlier picture of ours.
+
+    Raises:
+        ExistsError: Something else is there.
+    """
+    if path.exists() and not is_own_picture(path):
+        raise ExistsError(
+            f"{path} is there and jaxstore did not draw it. It stays; choose another place."
+        )
 
 
 def is_own_picture(path: Path) -> bool:

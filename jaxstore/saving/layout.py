@@ -37,6 +37,7 @@ MAX_CHUNK_BYTES = 16 * 2**20
 # Draws of all leaves up to which small leaves share a chunk; what a run holds in memory, and
 # what a kill loses, before whole chunks are on disk.
 COMMIT_BYTES = 16 * 2**20
+MAX_DRAWS = 2**16  # the same for draws of next to no bytes
 RAGGED_BYTES = 64 * 2**20  # the same for all chains together when each fills chunks of its own
 
 
@@ -171,7 +172,7 @@ def chunking_of(
     """
     chains = 1 if is_ragged else n_chains
     budget = RAGGED_BYTES // n_chains if is_ragged else COMMIT_BYTES
-    commit = floor_power(budget // max(1, chains * (layout.draw_bytes + 8)))
+    commit = floor_power(min(MAX_DRAWS, budget // max(1, chains * (layout.draw_bytes + 8))))
     # Big draws get a chunk of their own chain.
     biggest = max((leaf.draw_bytes for leaf in layout.leaves), default=1)
     per_chunk = max(1, min(chains, CHUNK_BYTES // max(1, biggest)))

@@ -68,8 +68,11 @@ class GrowingArray:
             room = (_more(self._room[0], needed[0], row_bytes=self._bytes((1, *needed[1:]))),)
             self._stretch((*room, *needed[1:]))
         else:
+            # Twice as much where more came before; what comes first is mostly all there will be,
+            # and rows that are whole need no fill.
             inner = tuple(
-                2 * n if n > had else n for n, had in zip(needed[1:], self._room[1:], strict=True)
+                2 * n if n > had > 0 else n
+                for n, had in zip(needed[1:], self._room[1:], strict=True)
             )
             self._move((needed[0], *inner))
 

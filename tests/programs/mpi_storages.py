@@ -1,0 +1,84 @@
+"""What the ranks of an MPI job do with storages and `root_only`; started by the tests.
+
+mpiexec -n 3 python mpi_storages.py COMMAND FOLDER
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from jaxstore.errors import ExistsError, JaxstoreError
+from jaxstore.saving.storage_reader import rank_directory
+from jaxstore.saving.storages import HDF5Storage, NumpyStorage, ZarrStorage
+from jaxstore.topology import place, root_only
+
+KINDS = {
+    "paths.zarr": lambda *args: ZarrStorage(1, 4, *args),
+    "paths.h5": lambda *args: HDF5Storage(1, 4, *args),
+    "paths.npz": lambda *args: NumpyStorage(1, *args),
+}
+
+
+def where(folder):
+    found = place()
+    (folder / f"{found.rank}").write_text(f"{found.rank} {found.size} {found.kind}")
+
+
+def storages(folder):
+    made = []
+    mkdir = Path.mkdir
+
+    def noted(path, *args, **options):
+        made.append((path, path.is_dir()))
+        mkdir(path, *args, **options)
+
+    Path.mkdir = noted
+    rank = place().rank
+    for name, make in KINDS.items():
+        above = folder / name.replace(".", "_")
+        if rank == 0:
+            time.sleep(0.1)  # so that whoever does not wait finds no directory
+        made.clear()
+        with make(rank_directory(above / name), True) as storage:
+            assert above.is_dir()
+            assert ((above, False) in made) == (rank == 0), made
+            for i in range(6):
+                storage.store(0.5 * i, np.full((2, 10), 10 * rank + i), i)
+
+
+def same_path(folder):
+    root_only(lambda: None)
+    try:
+        storage = ZarrStorage(1, 4, folder / "one.zarr", True)
+    except ExistsError as error:
+        (folder / f"refused{place().rank}").write_text(error.__notes__[0])
+        return
+    storage.store(0, np.ones((2, 3)), 0)
+    storage.close()
+
+
+def failing(folder):
+    def fail():
+        raise {"busy": ExistsError("mine"), "disk": OSError(28, "full"), "other": KeyError("x")}[
+            what
+        ]
+
+    for what in ("busy", "disk", "other"):
+        try:
+            root_only(fail)
+        except (JaxstoreError, OSError, KeyError) as error:
+            text = f"{type(error).__name__} {getattr(error, 'errno', None)} {error}"
+            (folder / f"{what}{place().rank}").write_text(text)
+    done = folder / "done"
+
+    def slowly():
+        time.sleep(0.2)
+        done.touch()
+
+    root_only(slowly)
+    assert done.exists()
+
+
+globals()[sys.argv[1]](Path(sys.argv[2]))

@@ -1,0 +1,85 @@
+"""The writer thread: order, bounds, and errors as themselves."""
+
+import threading
+import time
+
+import pytest
+
+from jaxstore.saving.writer import Writer
+
+
+def test_items_are_handled_in_order_and_close_may_be_called_again():
+    seen, last = [], []
+    writer = Writer(seen.append)
+    for i in range(100):
+        writer.put(i, 1)
+    writer.drain()
+    assert seen == list(range(100))
+    writer.close(lambda: last.append(threading.current_thread().name))
+    writer.close(lambda: last.append("again"))
+    assert last == ["jaxstore-writer"]
+    assert "jaxstore-writer" not in {t.name for t in threading.enumerate()}
+
+
+def test_a_full_queue_holds_the_caller_up_and_a_large_item_waits_alone():
+    gate, peak = threading.Event(), []
+    writer = Writer(lambda item: (gate.wait(), peak.append(writer.waiting_bytes)), queue_bytes=10)
+    writer.put("a", 4)
+    writer.put("b", 6)
+    thread = threading.Thread(target=writer.put, args=("large", 100))
+    thread.start()
+    time.sleep(0.05)
+    assert thread.is_alive()
+    assert writer.waiting_bytes == 10
+    gate.set()
+    thread.join()
+    writer.close()
+    assert peak[-1] == 100
+
+
+def test_the_handlers_own_exception_reaches_put_drain_and_error():
+    failure = ZeroDivisionError("mine")
+
+    def handle(item):
+        if item == 3:
+            raise failure
+
+    writer = Writer(handle)
+
+    def feed():
+        for i in range(1000):
+            writer.put(i, 1)
+            time.sleep(0.001)
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        feed()
+    assert caught.value is failure
+    with pytest.raises(ZeroDivisionError):
+        writer.drain()
+    writer.close()
+    assert writer.error is failure
+    assert writer.is_dead
+
+
+def test_a_failure_from_outside_leaves_what_is_queued_to_be_handled():
+    seen, gate = [], threading.Event()
+    writer = Writer(lambda item: (gate.wait(), seen.append(item)))
+    for i in range(5):
+        writer.put(i, 1)
+    writer.fail(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        writer.put(5, 1)
+    gate.set()
+    writer.close()
+    assert seen == list(range(5))
+    assert not writer.is_dead
+
+
+def test_an_error_of_the_last_action_is_kept():
+    writer = Writer(print)
+
+    def fail():
+        raise OSError("at the end")
+
+    writer.close(fail)
+    assert str(writer.error) == "at the end"
