@@ -11,6 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from table import number
 
 MET, MISSED = "#3a7d5c", "#c0533e"
+SHOWN = (1e-3, 1e3)  # margins; memory that shrinks is without bound better than asked
 
 
 def draw(figures: Sequence[Figure], path: Path, *, title: str) -> None:
@@ -19,7 +20,7 @@ def draw(figures: Sequence[Figure], path: Path, *, title: str) -> None:
     canvas = Canvas(figsize=(10, 1.2 + 0.34 * len(shown)), layout="constrained")
     FigureCanvasAgg(canvas)
     axes = canvas.add_subplot()
-    margins = [max(f.target.margin(f.value), 1e-3) for f in shown]
+    margins = [min(max(f.target.margin(f.value), SHOWN[0]), SHOWN[1]) for f in shown]
     colors = [MET if margin >= 1 else MISSED for margin in margins]
     axes.barh(range(len(shown)), [m - 1 for m in margins], left=1, color=colors, height=0.62)
     axes.axvline(1, color="black", linewidth=1)

@@ -20,7 +20,7 @@ MAX_BODY_LINES = 45
 LAYERS = (("errors", "names", "tree", "topology"), ("stores",), WINGS, ("face",), ("cli",))
 # Where a library may be imported, as prefixes of paths below jaxstore/.
 BORDERS = {
-    "h5py": ("stores/hdf5", "stores/hdf5_"),
+    "h5py": ("stores/hdf5", "loading/fetch"),
     "hdf5plugin": ("stores/hdf5",),
     "zarr": ("stores/zarr3", "stores/blobs", "loading/fetch"),
     "obstore": ("stores/blobs", "stores/zarr3", "loading/fetch"),

@@ -8,17 +8,20 @@ import pytest
 from jaxstore.saving.writer import Writer
 
 
-def test_items_are_handled_in_order_and_close_may_be_called_again():
-    seen, last = [], []
+def test_items_are_handled_in_order_and_a_stopped_writer_starts_again():
+    seen = []
     writer = Writer(seen.append)
     for i in range(100):
         writer.put(i, 1)
     writer.drain()
     assert seen == list(range(100))
-    writer.close(lambda: last.append(threading.current_thread().name))
-    writer.close(lambda: last.append("again"))
-    assert last == ["jaxstore-writer"]
+    assert writer.submit(lambda: threading.current_thread().name).result() == "jaxstore-writer"
+    for _ in range(2):
+        writer.stop()
     assert "jaxstore-writer" not in {t.name for t in threading.enumerate()}
+    writer.put(100, 1)
+    writer.stop()
+    assert seen[-1] == 100
 
 
 def test_a_full_queue_holds_the_caller_up_and_a_large_item_waits_alone():
@@ -33,7 +36,7 @@ def test_a_full_queue_holds_the_caller_up_and_a_large_item_waits_alone():
     assert writer.waiting_bytes == 10
     gate.set()
     thread.join()
-    writer.close()
+    writer.stop()
     assert peak[-1] == 100
 
 
@@ -56,7 +59,7 @@ def test_the_handlers_own_exception_reaches_put_drain_and_error():
     assert caught.value is failure
     with pytest.raises(ZeroDivisionError):
         writer.drain()
-    writer.close()
+    writer.stop()
     assert writer.error is failure
     assert writer.is_dead
 
@@ -70,16 +73,23 @@ def test_a_failure_from_outside_leaves_what_is_queued_to_be_handled():
     with pytest.raises(KeyboardInterrupt):
         writer.put(5, 1)
     gate.set()
-    writer.close()
+    writer.stop()
     assert seen == list(range(5))
     assert not writer.is_dead
 
 
-def test_an_error_of_the_last_action_is_kept():
-    writer = Writer(print)
+def test_an_action_runs_after_all_items_and_its_error_is_kept():
+    seen = []
+    writer = Writer(seen.append)
+    writer.put(1, 1)
+    assert writer.submit(lambda: list(seen)).result() == [1]
 
     def fail():
         raise OSError("at the end")
 
-    writer.close(fail)
-    assert str(writer.error) == "at the end"
+    with pytest.raises(OSError, match="at the end"):
+        writer.submit(fail).result()
+    with pytest.raises(OSError, match="at the end"):
+        writer.put(2, 1)
+    assert writer.submit(lambda: "still").result() == "still"
+    writer.stop()

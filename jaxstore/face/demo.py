@@ -127,10 +127,11 @@ def warm_up(density: Callable[[Position], Array], key: Array) -> ChainState:
 
     def one_chain(key: Array) -> ChainState:
         begin_key, run_key, key = jax.random.split(key, 3)
-        (found, _) = adaptation.run(run_key, first_position(begin_key), WARM_UP_STEPS)
+        found, _ = adaptation.run(run_key, first_position(begin_key), WARM_UP_STEPS)
         return ChainState(key, found.state, found.parameters)
 
-    return jax.jit(jax.vmap(one_chain))(jax.random.split(key, CHAINS))
+    states: ChainState = jax.jit(jax.vmap(one_chain))(jax.random.split(key, CHAINS))
+    return states
 
 
 def sample(density: Callable[[Position], Array], states: ChainState, path: Path) -> None:

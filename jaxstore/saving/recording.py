@@ -10,8 +10,10 @@ import atexit
 import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -99,6 +101,7 @@ class Recording:
         self._draws = 0
         self._is_taken = False  # by a session that must have it for itself
         self._is_closed = False
+        self._ended: Future[None] | None = None
         self._lock = threading.RLock()  # guards all of the above; the writer has its own
 
     @property
@@ -204,26 +207,37 @@ class Recording:
             BaseException: What stopped the writer, as itself.
         """
         self._writer.drain()
-        if self._recorder is not None and self._sessions:
-            self._recorder.commit("running")
+        if self._sessions:
+            self._writer.submit(partial(self._opened()[0].commit, "running")).result()
 
     def finish_run(self, sessions: Sequence[Session]) -> Run:
         """Write the last draws of sessions; the run as it then is at rest."""
         self._writer.drain()
         chains = tuple(sorted(chain for session in sessions for chain in session.chains))
         with self._lock:
-            recorder, store = self._recorder, self._store
-            if recorder is None or store is None or not self._sessions.issuperset(sessions):
+            if not self._sessions.issuperset(sessions):
                 raise BusyError(f"these chains of {self.place} are finished already")
             self._sessions.difference_update(sessions)
             is_last = not self._sessions
-            recorder.finish(chains, state="complete" if is_last else "running")
-            if is_last:
-                self._meter.close(self.status())
-                store.seal()
-            run = Run(store.reader(), treedef=self._treedef)
+        # On the writer's thread, since other sessions may still be writing.
+        run: Run = self._writer.submit(partial(self._finish, chains, is_last=is_last)).result()
         self._on_finish(run, chains)
+        if is_last:
+            self._writer.stop()
         return run
+
+    def _finish(self, chains: tuple[int, ...], *, is_last: bool) -> Run:
+        recorder, store = self._opened()
+        recorder.finish(chains, state="complete" if is_last else "running")
+        if is_last:
+            self._meter.close(self.status())
+            store.seal()
+        return Run(store.reader(), treedef=self._treedef)
+
+    def _opened(self) -> tuple[Recorder, Store]:
+        if self._recorder is None or self._store is None:
+            raise BusyError(f"the collector of {self.place} has no run; call init_save first")
+        return self._recorder, self._store
 
     def abandon(self, session: Session, error: BaseException) -> None:
         """End a session that failed: what came stays readable, marked as interrupted.
@@ -241,8 +255,12 @@ class Recording:
             BaseException: What stopped the writer, if no one was told before.
         """
         with self._lock:
-            is_first, self._is_closed = not self._is_closed, True
-        self._writer.close(self._end)
+            is_first, self._is_closed = self._ended is None, True
+            if self._ended is None:
+                self._ended = self._writer.submit(self._end)
+        # Waiting for it again does no harm, should Ctrl-C have ended an earlier wait.
+        self._ended.exception()
+        self._writer.stop()
         if is_first and self.error is not None:
             raise self.error
 
@@ -255,7 +273,7 @@ class Recording:
         if recorder is None or store is None:
             return
         try:
-            if self._writer.is_dead and sessions:
+            if self._writer.is_dead:
                 # The store raised. What it took before may count, if it still takes a commit.
                 with contextlib.suppress(Exception):
                     recorder.commit("interrupted")
@@ -290,9 +308,8 @@ class Recording:
         self._recorder.commit("running")
 
     def _write(self, block: Any) -> None:
-        if self._recorder is not None:
-            self._recorder.write(block)
-            self._meter.show(self.status())
+        self._opened()[0].write(block)
+        self._meter.show(self.status())
 
     def status(self) -> Status:
         """How far saving is."""

@@ -86,7 +86,7 @@ class SnapshotStream:
     def wait(self) -> None:
         """Wait until everything is with the store, and end the thread until the next `put`."""
         self._writer.drain()
-        self._writer.close()
+        self._writer.stop()
 
     def arrays(
         self, n_stored: int, rest: tuple[Snapshot, ...], like: Snapshot
@@ -105,7 +105,7 @@ class SnapshotStream:
 
     def close(self) -> None:
         """End the thread and let go of the store, which can still be read."""
-        self._writer.close()
+        self._writer.stop()
         self._is_closed = True
         self._store.close()
 

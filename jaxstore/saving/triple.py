@@ -57,6 +57,9 @@ class Saving(Triple):
             original = original_of(self.sinks)
         self.listener.stop()
         if original is not None:
+            for sink in self.sinks:
+                if isinstance(sink, UserSink):
+                    sink.close()
             raise original from error
 
 

@@ -85,13 +85,17 @@ class UserSink:
     def finish(self, sessions: Sequence[Session], *, has_chain_axis: bool) -> Any:
         """Finalize each chain; what `finished` gives for it, a list of that for several."""
         self._writer.drain()
-        self._writer.close()
-        self._meter.close(self.status())
+        self.close()
         ids = [self._ids[chain] for session in sessions for chain in session.chains]
         for chain_id in ids:
             self._collector.finalize(chain_id)
         results = [self._collector.finished(chain_id) for chain_id in ids]
         return results if has_chain_axis else results[0]
+
+    def close(self) -> None:
+        """End the thread and the progress bar."""
+        self._writer.stop()
+        self._meter.close(self.status())
 
     def _register(self, chain: int) -> None:
         if chain not in self._ids:

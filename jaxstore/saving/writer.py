@@ -8,16 +8,27 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
 
 QUEUE_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """An action in the queue, and the promise of its result."""
+
+    action: Callable[[], Any]
+    result: Future[Any]
 
 
 class Writer:
     """Hands items to `handle`, one after the other, on a thread of its own.
 
-    After `handle` raised, it is called no more: what is queued is dropped, and every later
-    `put`, `drain` and `close` raises that same exception.
+    The thread starts with the first item and lives until `stop`; another item starts a new one.
+    After `handle` or an action raised, items that are queued are dropped, and every later `put`
+    and `drain` raises that same exception.
 
     Args:
         handle: Called with each item.
@@ -26,19 +37,19 @@ class Writer:
     """
 
     def __init__(
-        self, handle: Callable[[object], None], *, queue_bytes: int = QUEUE_BYTES, name: str = ""
+        self, handle: Callable[[Any], None], *, queue_bytes: int = QUEUE_BYTES, name: str = ""
     ) -> None:
         self._handle = handle
         self._queue_bytes = queue_bytes
         self._name = f"jaxstore-writer {name}".strip()
-        self._items: deque[tuple[object, int]] = deque()
+        self._items: deque[tuple[Any, int]] = deque()
         self._bytes = 0  # of what waits and of what is in hand
+        self._is_busy = False
+        self._is_stopping = False
         self._thread: threading.Thread | None = None
-        self._is_closing = False
-        self._last: Callable[[], None] = lambda: None
         self._change = threading.Condition()  # guards all of the above, and error
         self.error: BaseException | None = None
-        self.is_dead = False  # whether `handle` raised
+        self.is_dead = False  # whether `handle` or an action raised
 
     @property
     def waiting_bytes(self) -> int:
@@ -53,15 +64,22 @@ class Writer:
                 lambda: self.error or not self._bytes or self._bytes + n_bytes <= self._queue_bytes
             )
             self._raise()
-            self._start()
-            self._items.append((item, n_bytes))
-            self._bytes += n_bytes
-            self._change.notify_all()
+            self._add(item, n_bytes)
+
+    def submit(self, action: Callable[[], Any]) -> Future[Any]:
+        """Queue an action after all items, also after an error; returns at once.
+
+        Whoever waits for the result may be interrupted by Ctrl-C, the action is not.
+        """
+        task = Task(action, Future())
+        with self._change:
+            self._add(task, 0)
+        return task.result
 
     def drain(self) -> None:
         """Wait until everything queued was handled. Raises what `handle` raised."""
         with self._change:
-            self._change.wait_for(lambda: self.error or not self._bytes)
+            self._change.wait_for(lambda: self.error or not (self._items or self._is_busy))
             self._raise()
 
     def fail(self, error: BaseException) -> None:
@@ -70,47 +88,50 @@ class Writer:
             self.error = self.error or error
             self._change.notify_all()
 
-    def close(self, last: Callable[[], None] = lambda: None) -> None:
-        """Handle what is queued, then `last`, then end the thread; called again, wait for that.
-
-        Never raises what `handle` or `last` raised: `error` says it. Both run on the thread, so a
-        Ctrl-C while this waits does not leave them half done.
-        """
+    def stop(self) -> None:
+        """End the thread when everything queued was handled. Raises nothing; `error` tells."""
         with self._change:
-            if not self._is_closing:
-                self._is_closing, self._last = True, last
-                self._start()
-                self._change.notify_all()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            self._thread.start()
+            thread, self._is_stopping = self._thread, True
+            self._change.notify_all()
+        if thread is not None:
+            thread.join()
 
     def _raise(self) -> None:
         if self.error is not None:
             raise self.error
 
+    def _add(self, item: object, n_bytes: int) -> None:
+        self._items.append((item, n_bytes))
+        self._bytes += n_bytes
+        self._is_stopping = False
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+        self._change.notify_all()
+
     def _run(self) -> None:
         while True:
             with self._change:
-                self._change.wait_for(lambda: self._items or self._is_closing)
+                self._is_busy = False
+                self._change.notify_all()
+                self._change.wait_for(lambda: self._items or self._is_stopping)
                 if not self._items:
-                    break
-                item, n_bytes = self._items.popleft()
-            self._attempt(partial(self._handle, item))
+                    self._thread = None
+                    return
+                (item, n_bytes), self._is_busy = self._items.popleft(), True
+            self._work(item)
             item = None  # drop the reference before waiting: blocks are large
             with self._change:
                 self._bytes -= n_bytes
-                self._change.notify_all()
-        self._attempt(self._last)
 
-    def _attempt(self, action: Callable[[], None]) -> None:
+    def _work(self, item: Any) -> None:
         try:
-            action()
+            if isinstance(item, Task):
+                item.result.set_result(item.action())
+            elif not self.is_dead:
+                self._handle(item)
         except BaseException as error:
             with self._change:
                 self.error, self.is_dead = self.error or error, True
-                self._items.clear()
+            if isinstance(item, Task):
+                item.result.set_exception(error)
