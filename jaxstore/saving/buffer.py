@@ -24,7 +24,7 @@ from jaxstore.saving import channel
 
 # Bytes of ring per chain. One call costs about 85 µs: at 512 KiB and 400-byte draws that is
 # 0.08 µs a draw; more gains nothing and a thousand chains would hold a gigabyte.
-RING_BYTES = 512 * 2**10
+RING_BYTES = 2**20
 MAX_SLOTS = 4096
 
 

@@ -16,6 +16,7 @@ Three facts about JAX bind this file (measured on 0.10.2 and 0.12, CPU):
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -96,16 +97,26 @@ def register_when_run(begin: Callable[[], Receiver]) -> Array:
 
 
 def payload_of(chain: Any, tick: Any, is_ragged: Any, steps: Any, leaves: Sequence[Any]) -> Payload:
-    """Flatten the lanes of every transformation around the program, outermost slowest."""
+    """Flatten the lanes of every transformation around the program, outermost slowest.
+
+    An array that a transformation did not map has an axis of length one there.
+    """
     chain, steps = np.asarray(chain), np.asarray(steps)
-    lanes, slots = chain.size, steps.shape[-1]
-    arrays = (np.asarray(leaf) for leaf in leaves)
+    arrays = [np.asarray(leaf) for leaf in leaves]
+    n_axes, slots = chain.ndim, steps.shape[-1]
+    lead = np.broadcast_shapes(*(a.shape[:n_axes] for a in (chain, steps, *arrays)))
+    lanes = math.prod(lead)
+
+    def flat(array: HostArray) -> HostArray:
+        inner = array.shape[n_axes:]
+        return np.broadcast_to(array, (*lead, *inner)).reshape(lanes, *inner)
+
     return Payload(
-        chain.reshape(lanes),
+        flat(chain),
         int(np.asarray(tick).flat[0]),
         bool(np.any(is_ragged)),
-        steps.reshape(lanes, slots),
-        tuple(a.reshape(lanes, slots, *a.shape[steps.ndim :]) for a in arrays),
+        flat(steps).reshape(lanes, slots),
+        tuple(flat(a) for a in arrays),
     )
 
 
@@ -170,8 +181,9 @@ def send(is_full: Array, stop: Array, *operands: Array) -> Array:
 
 @send.def_vmap
 def _(axis_size: int, in_batched: Any, is_full: Array, stop: Array, *operands: Array) -> Any:
+    # An axis of one costs nothing; the host repeats what is the same for all lanes.
     spread = [
-        x if is_batched else jnp.broadcast_to(x, (axis_size, *jnp.shape(x)))
+        x if is_batched else jnp.expand_dims(x, 0)
         for x, is_batched in zip(operands, in_batched[2:], strict=True)
     ]
     return send(is_full, stop, *spread), False

@@ -158,7 +158,8 @@ class MemoryCollector(StoreCollector):
     def __init__(
         self, save_dir: str | os.PathLike[str] | None = None, *, queue_bytes: int = QUEUE_BYTES
     ) -> None:
-        options = Options(queue_bytes=queue_bytes)
+        # Memory has no chunks to fill: every block goes straight to its place.
+        options = Options(chunk_draws=1, queue_bytes=queue_bytes)
         if save_dir is None:
             super().__init__(Recording(MemoryStore, "memory", options))
             return

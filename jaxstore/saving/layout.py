@@ -36,7 +36,7 @@ CHUNK_BYTES = 4 * 2**20  # aimed at; 1 to 16 MiB is where reads and writes both 
 MAX_CHUNK_BYTES = 16 * 2**20
 # Draws of all leaves up to which small leaves share a chunk; what a run holds in memory, and
 # what a kill loses, before whole chunks are on disk.
-COMMIT_BYTES = 16 * 2**20
+COMMIT_BYTES = 64 * 2**20
 MAX_DRAWS = 2**16  # the same for draws of next to no bytes
 RAGGED_BYTES = 64 * 2**20  # the same for all chains together when each fills chunks of its own
 
@@ -172,7 +172,8 @@ def chunking_of(
     """
     chains = 1 if is_ragged else n_chains
     budget = RAGGED_BYTES // n_chains if is_ragged else COMMIT_BYTES
-    commit = floor_power(min(MAX_DRAWS, budget // max(1, chains * (layout.draw_bytes + 8))))
+    fitting = budget // max(1, chains * (layout.draw_bytes + 8))
+    commit = floor_power(min(MAX_DRAWS, MAX_CHUNK_BYTES // (8 * chains), fitting))
     # Big draws get a chunk of their own chain.
     biggest = max((leaf.draw_bytes for leaf in layout.leaves), default=1)
     per_chunk = max(1, min(chains, CHUNK_BYTES // max(1, biggest)))

@@ -52,7 +52,7 @@ class Ring(NamedTuple):
     draws: PyTree  # (slots, *sample.shape) each
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
 def skip(program: Program, state: BlockState, xs: PyTree, stop: Array) -> BlockState:
     """Run to `stop` and drop every sample."""
 
@@ -63,7 +63,7 @@ def skip(program: Program, state: BlockState, xs: PyTree, stop: Array) -> BlockS
     return jax.lax.while_loop(lambda s: s.step < stop, body, state)
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
 def advance(
     program: Program, state: BlockState, xs: PyTree, stop: Array
 ) -> tuple[BlockState, Ring]:

@@ -88,7 +88,8 @@ def scan(
     collector = MemoryCollector() if collector is None else collector
     if not isinstance(collector, StoreCollector):
         raise TypeError(f"scan: {collector!r} writes no run; use save with a collector of your own")
-    carry = jax.tree.map(lambda leaf: leaf if buffer.is_key(leaf) else jnp.asarray(leaf), carry)
+    # A copy, since each block takes the carry's memory over for the next.
+    carry = jax.tree.map(lambda leaf: jnp.copy(leaf), carry)
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
     sample = program.sample_shapes(step, carry, one, chains=chains)
     if keep is not None:

@@ -131,7 +131,8 @@ class Session:
         elif now - before > 2 * FLUSH_EVERY_S:
             ticks = max(1, ticks // 2)
         self._flushed_at[key] = (now, ticks)
-        return ticks
+        # At a multiple, so that a flush is one piece of the ring and chunks are whole flushes.
+        return ticks - payload.tick % ticks
 
 
 def original_of(sinks: Iterable[Sink]) -> BaseException | None:

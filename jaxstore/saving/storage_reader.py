@@ -137,6 +137,16 @@ def open_ensemble(
     Raises:
         MissingError: There is no such rank, or one is missing in between.
         MismatchError: The ranks have different snapshots, times, shapes or dtypes.
+
+    >>> import numpy as np, tempfile, jaxstore as js
+    >>> path = tempfile.mkdtemp() + "/paths.zarr"
+    >>> for rank in range(2):
+    ...     with js.ZarrStorage(1, 4, js.rank_directory(path, rank=rank)) as storage:
+    ...         for i in range(3):
+    ...             storage.store(0.1 * i, np.full((2, 5), rank), i)
+    >>> with js.open_ensemble(path) as ensemble:
+    ...     ensemble.data.shape
+    (2, 10, 3)
     """
     members = tuple(open_storage(path) for path in member_paths(paths))
     try:

@@ -74,7 +74,7 @@ def save(
     - `init_save(init_sample, init_checkpoint=None, static_information=None, *, chain=None)` gives
       a `SavingState` for the carry; call it outside the program or inside, where lanes of a
       `vmap` become chains. Under `shard_map` and `pmap` tell `chain=`, a scalar int: the number
-      of the first chain of this device.
+      of this chain, for instance `jax.lax.axis_index("devices")`.
     - `save(state, keep, sample)` gives `(state, None)`, as a scan body may return it. `keep` is a
       scalar bool, of its own for each chain if you like.
     - `postprocess_save(state)` gives `{"sample_count", "samples"}`: arrays from a
@@ -123,50 +123,68 @@ def save(
     if buffer_draws is not None and (not isinstance(buffer_draws, int) or buffer_draws < 1):
         raise ValueError(f"buffer_draws must be a whole number >= 1, got {buffer_draws!r}")
 
-    sinks: WeakSet[Sink] = WeakSet()
-    listener = Listener()
+    shared = Shared(collector, buffer_draws, progress=progress)
+    saving = Saving(shared.init_save, save_draw, shared.postprocess_save)
+    saving.sinks, saving.listener = shared.sinks, shared.listener
+    return saving
+
+
+class Shared:
+    """What the functions of one triple share: where draws go and who listens for Ctrl-C."""
+
+    def __init__(self, collector: Any, buffer_draws: int | None, *, progress: bool) -> None:
+        self._collector = collector
+        self._buffer_draws = buffer_draws
+        self._progress = progress
+        self.sinks: WeakSet[Sink] = WeakSet()
+        self.listener = Listener()
 
     def init_save(
+        self,
         init_sample: PyTree,
         init_checkpoint: PyTree = None,
         static_information: StaticInformation | None = None,
         *,
         chain: ArrayLike | None = None,
     ) -> SavingState:
+        """A state with no draws, for chains that begin when the program runs."""
         shapes = buffer.shapes_of(init_sample)
         sample = jax.tree.map(as_known, init_sample)
 
         def begin() -> Session:
             session = begin_session(
-                collector, sample, init_checkpoint, static_information, progress=progress
+                self._collector,
+                sample,
+                init_checkpoint,
+                static_information,
+                progress=self._progress,
             )
-            sinks.add(session.sink)
+            self.sinks.add(session.sink)
             return session
 
-        listener.start()
+        self.listener.start()
         draw_bytes = sum(s.dtype.itemsize * s.size for s in jax.tree.leaves(shapes))
-        slots = buffer.ring_slots(draw_bytes, buffer_draws=buffer_draws)
+        slots = buffer.ring_slots(draw_bytes, buffer_draws=self._buffer_draws)
         number = channel.register_when_run(begin)
         return buffer.empty_state(number, -1 if chain is None else chain, shapes, slots)
 
-    def save(
-        state: SavingState,
-        keep: ArrayLike,
-        sample: PyTree,
-        scheduler_state: PyTree = None,
-        solver_state: PyTree = None,
-    ) -> tuple[SavingState, None]:
-        return buffer.push(state, keep, sample), None
-
-    def postprocess_save(state: SavingState, _: Any = None) -> dict[str, Any]:
+    def postprocess_save(self, state: SavingState, _: Any = None) -> dict[str, Any]:
+        """The samples of a final state, when all of them are with the collector."""
         try:
-            return finish(state, sinks)
+            return finish(state, self.sinks)
         finally:
-            listener.stop()
+            self.listener.stop()
 
-    saving = Saving(init_save, save, postprocess_save)
-    saving.sinks, saving.listener = sinks, listener
-    return saving
+
+def save_draw(
+    state: SavingState,
+    keep: ArrayLike,
+    sample: PyTree,
+    scheduler_state: PyTree = None,
+    solver_state: PyTree = None,
+) -> tuple[SavingState, None]:
+    """Keep one draw of every chain for which `keep` is true."""
+    return buffer.push(state, keep, sample), None
 
 
 def as_known(leaf: Any) -> Any:
