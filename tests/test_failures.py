@@ -125,6 +125,52 @@ def test_a_scan_raises_the_error_of_the_store_itself(tmp_path, monkeypatch):
     assert np.asarray(run.samples)[0].tolist() == list(range(n))
 
 
+FILL_DISK = """
+import errno, sys
+import jax, jax.numpy as jnp
+import jaxstore as js
+
+path, how = sys.argv[1:]
+make = js.HDF5Collector if path.endswith(".h5") else js.ZarrCollector
+key = jax.random.key(0)
+
+def step(i, _):
+    return i + 1, {"i": i, "noise": jax.random.normal(jax.random.fold_in(key, i), (1000,))}
+
+try:
+    with make(path, chunk_draws=64) as collector:
+        if how == "scan":
+            js.scan(step, jnp.int32(0), length=10**5, collector=collector, progress=False)
+        init_save, save, postprocess_save = js.save(collector)
+        def body(carry, _):
+            state, i = carry
+            i, sample = step(i, None)
+            return (save(state, True, sample)[0], i), None
+        carry = (init_save(step(jnp.int32(0), None)[1]), jnp.int32(0))
+        jax.block_until_ready(jax.jit(lambda c: jax.lax.scan(body, c, length=10**5))(carry))
+except OSError as error:
+    assert error.errno == errno.ENOSPC, error
+    print("full")
+"""
+
+
+@pytest.mark.parametrize("suffix", ["zarr", "h5"])
+@pytest.mark.parametrize("how", ["scan", "triple"])
+def test_a_full_disk_is_enospc_and_what_was_committed_is_readable(disk, how, suffix):
+    path = disk / f"run.{suffix}"
+    done = subprocess.run(
+        [sys.executable, "-c", FILL_DISK, path, how], capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.stdout == "full\n", done.stderr
+    assert done.returncode == 0, done.stderr
+    with js.open_run(path) as run:
+        n = int(run.sample_count[0])
+        assert n >= 64
+        assert np.asarray(run.samples["i"])[0].tolist() == list(range(n))
+        assert np.isfinite(np.asarray(run.samples["noise"])).all()
+
+
 def test_a_scan_whose_step_fails_keeps_the_draws_before(tmp_path):
     def check(i):
         if i == 20:

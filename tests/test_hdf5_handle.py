@@ -178,18 +178,6 @@ print(n)
 
 
 class TestFullDisk:
-    @pytest.fixture
-    def disk(self, tmp_path):
-        disk = tmp_path / "disk"
-        disk.mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
-        try:
-            subprocess.run(mount, check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError):
-            pytest.skip("mounting is not permitted here")
-        yield disk
-        subprocess.run(["umount", str(disk)], check=True)
-
     @pytest.mark.parametrize("rows", [1, 16, 64])
     @pytest.mark.parametrize("compression", [None, "zstd", "gzip"])
     @pytest.mark.parametrize("action", ["close", "leave"])

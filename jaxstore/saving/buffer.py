@@ -22,8 +22,8 @@ from jaxtyping import Array, ArrayLike, PyTree
 from jaxstore.errors import MismatchError
 from jaxstore.saving import channel
 
-# Bytes of ring per chain. One call costs about 85 µs: at 512 KiB and 400-byte draws that is
-# 0.08 µs a draw; more gains nothing and a thousand chains would hold a gigabyte.
+# Bytes of ring per chain. One call costs 50 to 200 µs: at 1 MiB and 400-byte draws that is 0.1 µs
+# a draw; more gains nothing, and a thousand chains would hold gigabytes.
 RING_BYTES = 2**20
 MAX_SLOTS = 4096
 
@@ -52,8 +52,8 @@ def raw(leaf: Any) -> Any:
 def ring_slots(draw_bytes: int, *, buffer_draws: int | None, ring_bytes: int = RING_BYTES) -> int:
     """Slots of a ring: a power of two, so that a clock of 32 bits may wrap.
 
-    >>> ring_slots(400, buffer_draws=None), ring_slots(4 << 20, buffer_draws=None)
-    (1024, 1)
+    >>> ring_slots(400, buffer_draws=None), ring_slots(2**22, buffer_draws=None)
+    (2048, 1)
     >>> ring_slots(400, buffer_draws=100)
     128
     """

@@ -20,7 +20,7 @@ from jaxstore.saving.block import Block, HostArray
 from jaxstore.saving.layout import ITERATION, Layout, array_specs, chunking_of
 from jaxstore.stores.base import ArraySpec, Store
 
-COMMIT_EVERY_S = 0.5  # at most so often; a commit writes one small object per array, and one more
+COMMIT_SHARE = 0.05  # of the time may go into commits: one small object per array, and one more
 
 Key = tuple[int, int]  # first chain and number of chains that advance together
 
@@ -44,13 +44,14 @@ class Recorder:
         self._n_chains = 0
         self._shape = (0, 0)  # chains and draws that the arrays show
         self._committed_at = 0.0
-        self.committed: dict[int, int] = {}  # draws by chain, as of the last commit
+        self._commit_s = 0.0  # that the last commit took
+        self.committed: list[int] = []  # draws of each chain, as of the last commit
         self.bytes_written = 0  # of arrays, before compression
 
     @property
     def draws_committed(self) -> int:
         """Draws of all chains together that a reader sees."""
-        return sum(self.committed.values())
+        return sum(self.committed)
 
     def write(self, block: Block) -> None:
         """Take a block; whole chunks go to the store, and from time to time a commit follows."""
@@ -58,7 +59,8 @@ class Recorder:
         pieces = block.split() if self._must_split(block) else (block,)
         for piece in pieces:
             self._write_piece(piece)
-        if time.monotonic() - self._committed_at > COMMIT_EVERY_S:
+        since = time.monotonic() - self._committed_at
+        if since * COMMIT_SHARE > self._commit_s and self._draws() != self.committed:
             self.commit("running")
 
     def finish(self, chains: Iterable[int], *, state: str) -> None:
@@ -74,9 +76,7 @@ class Recorder:
 
     def commit(self, state: str) -> None:
         """Make everything written so far count: shapes first, then the record."""
-        draws = [0] * self._n_chains
-        for (first, n), strands in self._strands.items():
-            draws[first : first + n] = [min(s.stored for s in strands)] * n
+        began, draws = time.monotonic(), self._draws()
         shape = (self._n_chains, max(draws, default=0))
         if shape != self._shape:
             for spec in self._specs:
@@ -90,8 +90,16 @@ class Recorder:
                 "committed_at": datetime.now(UTC).isoformat(timespec="seconds"),
             }
         )
-        self.committed = dict(enumerate(draws))
-        self._committed_at = time.monotonic()
+        self.committed, self._committed_at = draws, time.monotonic()
+        # The very first says that there is nothing, and makes files: no measure of the others.
+        self._commit_s = self._committed_at - began if draws else 0.0
+
+    def _draws(self) -> list[int]:
+        """Draws of each chain that all leaves have in the store."""
+        draws = [0] * self._n_chains
+        for (first, n), strands in self._strands.items():
+            draws[first : first + n] = [min(s.stored for s in strands)] * n
+        return draws
 
     def _create(self, n_chains: int, *, is_ragged: bool) -> None:
         """Make the arrays, once it is known how chains advance."""

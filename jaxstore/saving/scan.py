@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from jaxstore.saving import buffer, program
+from jaxstore.saving import program
 from jaxstore.saving.block import Block, HostArray
 from jaxstore.saving.collectors import MemoryCollector, StoreCollector
 from jaxstore.saving.lanes import detach

@@ -93,7 +93,7 @@ def save(
         collector: A `MemoryCollector`, `HDF5Collector`, `ZarrCollector`, or a `DataCollector` of
             your own. None keeps draws in host memory.
         buffer_draws: Draws per chain in the ring, rounded up to a power of two. None takes
-            512 KiB per chain, at most 4096 draws.
+            1 MiB per chain, at most 4096 draws.
         progress: Whether to show a bar in a terminal or notebook.
 
     Raises:
