@@ -439,10 +439,12 @@ def test_more_draws_than_declared_are_an_error_with_the_declared_ones_saved(kind
     collector = KINDS[kind](tmp_path)
     init_save, save, postprocess_save = js.save(collector, buffer_draws=64)
     state = init_save({"i": jnp.int32(0)}, None, js.static_information(samples_collected=7))
-    for i in range(9):
-        state, _ = save(state, True, {"i": jnp.int32(i)})
+
+    def run(state):
+        return jax.lax.scan(lambda s, i: save(s, True, {"i": i}), state, jnp.arange(9))[0]
+
     with pytest.raises(js.TooManyDrawsError, match="7 draws"), collector:
-        postprocess_save(state)
+        postprocess_save(jax.jit(run)(state))
     if kind != "memory":
         run = js.open_run(next(tmp_path.iterdir()))
         assert np.asarray(run.samples["i"]).tolist() == [list(range(7))]

@@ -60,7 +60,7 @@ class Recorder:
         for piece in pieces:
             self._write_piece(piece)
         since = time.monotonic() - self._committed_at
-        if since * COMMIT_SHARE > self._commit_s and self._draws() != self.committed:
+        if since * COMMIT_SHARE > self._commit_s and sum(self._draws()) > self.draws_committed:
             self.commit("running")
 
     def finish(self, chains: Iterable[int], *, state: str) -> None:
@@ -92,7 +92,7 @@ class Recorder:
         )
         self.committed, self._committed_at = draws, time.monotonic()
         # The very first says that there is nothing, and makes files: no measure of the others.
-        self._commit_s = self._committed_at - began if draws else 0.0
+        self._commit_s = self._committed_at - began if any(draws) else 0.0
 
     def _draws(self) -> list[int]:
         """Draws of each chain that all leaves have in the store."""

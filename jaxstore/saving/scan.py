@@ -117,10 +117,10 @@ def drive(blocks: Program, carry: PyTree, xs: PyTree, session: Session) -> PyTre
     """Run all steps, block after block, and hand their draws to the session."""
     schedule = blocks.schedule
     state = BlockState(jnp.zeros((), jnp.int32), carry)
-    index, steps, last = 0, 1, time.monotonic()
+    index, steps, ran, last = 0, 1, 0, time.monotonic()
     waiting: list[Block] | Iterator[Block] = []
     while index < schedule.length:
-        before, in_burn_in = index, index < schedule.burn_in
+        before, ran_before, in_burn_in = index, ran, index < schedule.burn_in
         end = schedule.burn_in if in_burn_in else schedule.length
         stop = min(end, index + steps)
         if in_burn_in:
@@ -133,9 +133,11 @@ def drive(blocks: Program, carry: PyTree, xs: PyTree, session: Session) -> PyTre
             # The block before this one: an accelerator computes while the host copies.
             put_all(waiting, session)
             waiting = blocks_of(ring, blocks, before)
+        ran = index - before
         took, last = time.monotonic() - last, time.monotonic()
         # Blocks end by time as well, so that Ctrl-C is heard and progress moves in slow programs.
-        steps = pace(steps, ran=index - before, took=took)
+        # What was waited for is the block before, where the runtime only took this one in.
+        steps = pace(steps, ran=min(ran, ran_before) if ran_before else 1, took=took)
     put_all(waiting, session)
     return state.carry
 
