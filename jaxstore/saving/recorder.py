@@ -114,8 +114,10 @@ class Recorder:
 
     def _must_split(self, block: Block) -> bool:
         """Whether chains that come together here came apart before, or the other way round."""
+        if (block.first_chain, block.n_chains) in self._strands:
+            return False
         chains = range(block.first_chain, block.first_chain + block.n_chains)
-        for key in [k for k in self._strands if k != (block.first_chain, block.n_chains)]:
+        for key in list(self._strands):
             members = range(key[0], key[0] + key[1])
             if not set(members) & set(chains):
                 continue

@@ -38,6 +38,7 @@ class UserSink:
         # The first chain now, so that what is wrong with a sample shows at init_save. How many
         # there are is known when draws arrive.
         self._ids = {0: collector.register_chain(**self._registration)}
+        self._claimed: set[int] = set()
         self._n_chains = 0
         self._draws = 0
         self._meter = Meter(is_shown=False)
@@ -57,11 +58,12 @@ class UserSink:
 
     def claim(self, chain: int) -> None:
         """Take a chain number that the caller named; raises if it is taken."""
-        if chain in self._ids and self._n_chains:
+        if chain in self._claimed:
             raise MismatchError(
                 f"chain {chain} has draws of another program. Give init_save chain numbers that "
                 "are all different, or none."
             )
+        self._claimed.add(chain)
         self._n_chains += 1
         self._register(chain)
 
