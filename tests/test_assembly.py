@@ -43,3 +43,13 @@ def test_splitting_keeps_what_waits():
     list(strand.push(np.arange(6).reshape(2, 3)))
     parts = [[rest[0].tolist() for _, rest in part.rest()] for part in strand.split(2)]
     assert parts == [[[0, 1, 2]], [[3, 4, 5]]]
+
+
+def test_a_tail_is_shown_and_comes_again_with_its_chunk():
+    strand = Strand(4)
+    list(strand.push(np.arange(3)[None]))
+    assert [(first, rows[0].tolist()) for first, rows in strand.tail()] == [(0, [0, 1, 2])]
+    assert (strand.shown, strand.stored, strand.waiting) == (3, 0, 3)
+    chunks = [(first, rows[0].tolist()) for first, rows in strand.push(np.arange(3, 6)[None])]
+    assert chunks == [(0, [0, 1, 2, 3])]
+    assert (strand.shown, strand.stored, strand.waiting) == (4, 4, 2)

@@ -374,6 +374,37 @@ def test_an_abandoned_collector_is_committed_when_the_program_ends(tmp_path):
     assert np.asarray(run.samples)[0].tolist() == list(range(n))
 
 
+def test_a_killed_slow_run_has_the_tail_that_was_committed(tmp_path):
+    program = textwrap.dedent(
+        """
+        import sys, jax, jax.numpy as jnp, jaxstore as js
+        import jaxstore.saving.recorder as recorder
+        recorder.TAIL_EVERY_S = 0.02
+        def step(i, _):
+            work = jnp.sum(jnp.sin(jnp.arange(300_000.0) + i[0]))
+            return i + 1 + (work > 1e9), {"i": i, "j": 2 * i}
+        js.scan(step, jnp.zeros(3, "int32"), length=10**8, chains=3, progress=False,
+                collector=js.ZarrCollector(sys.argv[1]))
+        """
+    )
+    counts = []
+    for round_ in range(4):
+        path = tmp_path / f"{round_}.zarr"
+        process = subprocess.Popen([sys.executable, "-c", program, path])
+        try:
+            process.wait(timeout=3 + 0.37 * round_)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+        run = js.open_run(path)
+        n = int(run.sample_count[0])
+        counts.append(n)
+        assert np.asarray(run.samples["i"]).tolist() == [list(range(n))] * 3
+        assert np.asarray(run.samples["j"]).tolist() == [list(range(0, 2 * n, 2))] * 3
+    assert max(counts) > 0
+    assert max(counts) < 2**16  # no chunk was whole
+
+
 def test_a_killed_run_opens_and_every_committed_draw_is_exact(tmp_path):
     program = textwrap.dedent(
         """

@@ -199,7 +199,9 @@ def test_chunks_are_whole_flushes_of_one_to_sixteen_mebibytes(tmp_path):
     assert group["big"].chunks == (2, 1, 512, 1024)
     assert group["small"].chunks == (2, 8)
     with js.ZarrCollector(tmp_path / "small.zarr") as collector:
-        js.scan(lambda x, _: (x, x), jnp.zeros((64, 10)), length=5, chains=64, collector=collector)
+        js.scan(
+            lambda x, _: (x, x), jnp.zeros((64, 10)), length=20_000, chains=64, collector=collector
+        )
     assert zarr.open_group(tmp_path / "small.zarr", mode="r")["samples/sample"].chunks == (
         64, 1024, 10
     )  # fmt: skip

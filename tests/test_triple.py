@@ -10,6 +10,7 @@ from collecting import KINDS, STORED, ListCollector, assert_same, same
 
 import jaxstore as js
 from jaxstore.saving import channel
+from jaxstore.saving.recorder import Recorder
 from jaxstore.saving.session import Session
 
 N = 500
@@ -137,6 +138,25 @@ def test_vmap_with_one_mask_for_all_makes_one_call_for_all_chains(kind, tmp_path
         postprocess_save(jax.jit(run)(jnp.arange(8), masks[0])), jnp.tile(masks[0], (8, 1))
     )
     counted.check(int(masks[0].sum()))
+
+
+def test_tails_that_are_written_for_now_change_nothing(tmp_path, masks, monkeypatch):
+    monkeypatch.setattr("jaxstore.saving.recorder.TAIL_EVERY_S", 0)
+    monkeypatch.setattr("jaxstore.saving.recorder.COMMIT_SHARE", 0)
+    commits = []
+    commit = Recorder.commit
+    monkeypatch.setattr(
+        Recorder, "commit", lambda self, state: (commit(self, state), commits.append(self._draws()))
+    )
+    for i, mask in enumerate((masks, jnp.tile(masks[0], (8, 1)))):
+        collector = js.ZarrCollector(tmp_path / f"{i}.zarr")
+        init_save, save, postprocess_save = js.save(collector, buffer_draws=SLOTS)
+        run = jax.vmap(program(init_save, save), in_axes=(0, 0 if i == 0 else None))
+        state = jax.block_until_ready(jax.jit(run)(jnp.arange(8), mask if i == 0 else mask[0]))
+        collector.flush()
+        assert len(commits) > 5
+        assert 0 < sum(commits[-1]) < int(mask.sum())
+        check_chains(postprocess_save(state), mask)
 
 
 def test_nested_vmap_numbers_chains_in_lane_order(masks, counted):

@@ -24,12 +24,18 @@ class Strand:
         self._chunk_draws = chunk_draws
         self._pieces: list[HostArray] = []
         self._waiting = 0
-        self.stored = start
+        self._tail_end = 0
+        self.stored = start  # draws in whole chunks, and in the short last one after `rest`
 
     @property
     def waiting(self) -> int:
         """Draws that wait for their chunk to fill."""
         return self._waiting
+
+    @property
+    def shown(self) -> int:
+        """Draws that are in the store, those of the tail included."""
+        return max(self.stored, self._tail_end)
 
     def push(self, rows: HostArray) -> Iterator[tuple[int, HostArray]]:
         """Add rows (n_chains, n_draws, ...); gives (first draw, whole chunks of rows).
@@ -47,6 +53,14 @@ class Strand:
             if self._waiting % self._chunk_draws == 0:
                 yield from self._take()
 
+    def tail(self) -> Iterator[tuple[int, HostArray]]:
+        """What waits, to be written for now; it still waits, and comes again with its chunk."""
+        if self._waiting:
+            if len(self._pieces) > 1:
+                self._pieces = [np.concatenate(self._pieces, axis=1)]
+            yield self.stored, self._pieces[0]
+            self._tail_end = self.stored + self._waiting
+
     def rest(self) -> Iterator[tuple[int, HostArray]]:
         """What waits, as a last short chunk; nothing may be pushed afterwards."""
         if self._waiting:
@@ -58,6 +72,7 @@ class Strand:
         for i, strand in enumerate(strands):
             strand._pieces = [piece[i : i + 1] for piece in self._pieces]
             strand._waiting = self._waiting
+            strand._tail_end = self._tail_end
         return strands
 
     def _take(self) -> Iterator[tuple[int, HostArray]]:

@@ -164,9 +164,17 @@ class Chunking:
 
 
 def chunking_of(
-    layout: Layout, *, n_chains: int, is_ragged: bool, chunk_draws: int | None
+    layout: Layout,
+    *,
+    n_chains: int,
+    is_ragged: bool,
+    chunk_draws: int | None,
+    n_draws: int | None = None,
 ) -> Chunking:
     """Chunks for chains that advance together, or each on its own (`is_ragged`).
+
+    A run of known length has at least sixteen, so that it commits on its way, but none of less
+    than sixteen draws for that.
 
     All numbers of draws are powers of two, as the rings are, so that flushes are whole chunks.
     """
@@ -174,6 +182,8 @@ def chunking_of(
     budget = RAGGED_BYTES // n_chains if is_ragged else COMMIT_BYTES
     fitting = budget // max(1, chains * (layout.draw_bytes + 8))
     commit = floor_power(min(MAX_DRAWS, MAX_CHUNK_BYTES // (8 * chains), fitting))
+    if n_draws is not None:
+        commit = min(commit, floor_power(max(16, n_draws // 16)))
     # Big draws get a chunk of their own chain.
     biggest = max((leaf.draw_bytes for leaf in layout.leaves), default=1)
     per_chunk = max(1, min(chains, CHUNK_BYTES // max(1, biggest)))

@@ -20,6 +20,9 @@ from jaxstore.saving.block import Block, HostArray
 from jaxstore.saving.layout import ITERATION, Layout, array_specs, chunking_of
 from jaxstore.stores.base import ArraySpec, Store
 
+# Where no chunk fills for so long, its beginning is written and committed too. Only into stores
+# that replace a chunk as a whole, so that a kill leaves the old beginning or the longer one.
+TAIL_EVERY_S = 5.0
 COMMIT_SHARE = 0.05  # of the time may go into commits: one small object per array, and one more
 
 Key = tuple[int, int]  # first chain and number of chains that advance together
@@ -32,12 +35,16 @@ class Recorder:
         store: With the manifest in it, and no arrays.
         layout: Of the sample.
         chunk_draws: Draws per chunk; None chooses by size.
+        n_draws: Of each chain, as far as is known before.
     """
 
-    def __init__(self, store: Store, layout: Layout, *, chunk_draws: int | None) -> None:
+    def __init__(
+        self, store: Store, layout: Layout, *, chunk_draws: int | None, n_draws: int | None
+    ) -> None:
         self._store = store
         self._layout = layout
         self._chunk_draws = chunk_draws
+        self._n_draws = n_draws
         self._specs: list[ArraySpec] = []
         self._strands: dict[Key, list[Strand]] = {}  # one per leaf, then one for the steps
         self._alone: set[int] = set()  # chains that once advanced together and do no more
@@ -61,6 +68,9 @@ class Recorder:
             self._write_piece(piece)
         since = time.monotonic() - self._committed_at
         if since * COMMIT_SHARE > self._commit_s and sum(self._draws()) > self.draws_committed:
+            self.commit("running")
+        elif since > TAIL_EVERY_S and self._store.replaces_chunks:
+            self._write_tails()
             self.commit("running")
 
     def finish(self, chains: Iterable[int], *, state: str) -> None:
@@ -98,7 +108,7 @@ class Recorder:
         """Draws of each chain that all leaves have in the store."""
         draws = [0] * self._n_chains
         for (first, n), strands in self._strands.items():
-            draws[first : first + n] = [min(s.stored for s in strands)] * n
+            draws[first : first + n] = [min(s.shown for s in strands)] * n
         return draws
 
     def _create(self, n_chains: int, *, is_ragged: bool) -> None:
@@ -106,7 +116,11 @@ class Recorder:
         if self._specs:
             return
         chunking = chunking_of(
-            self._layout, n_chains=n_chains, is_ragged=is_ragged, chunk_draws=self._chunk_draws
+            self._layout,
+            n_chains=n_chains,
+            is_ragged=is_ragged,
+            chunk_draws=self._chunk_draws,
+            n_draws=self._n_draws,
         )
         self._specs = array_specs(self._layout, chunking)
         for spec in self._specs:
@@ -138,6 +152,12 @@ class Recorder:
         for i, rows in enumerate((*block.leaves, block.steps)):
             for first, whole in self._strands[key][i].push(rows):
                 self._put(key, i, first, whole)
+
+    def _write_tails(self) -> None:
+        for key, strands in self._strands.items():
+            for i, strand in enumerate(strands):
+                for first, rows in strand.tail():
+                    self._put(key, i, first, rows)
 
     def _put(self, key: Key, i: int, first_draw: int, rows: HostArray) -> None:
         n_leaves = len(self._layout.leaves)

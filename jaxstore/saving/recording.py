@@ -187,7 +187,7 @@ class Recording:
             self._is_taken = is_alone
             layout = layout_of(sample, group=self._options.group, dims=self._options.dims)
             if self._layout is None:
-                self._open(layout, {**self._options.settings, **(settings or {})})
+                self._open(layout, {**self._options.settings, **(settings or {})}, declared)
                 self._treedef = jax.tree.structure(sample)
             elif layout != self._layout:
                 check_same_leaves(layout, self._layout, place=self.place)
@@ -285,7 +285,7 @@ class Recording:
             self._meter.close(self.status())
             store.close()
 
-    def _open(self, layout: Layout, settings: Mapping[str, Json]) -> None:
+    def _open(self, layout: Layout, settings: Mapping[str, Json], n_draws: int | None) -> None:
         check_coords(layout, self._options.coords, place=self.place)
         store = self._create_store()
         _open_recordings.add(self)
@@ -304,7 +304,9 @@ class Recording:
         store.set_attrs({MANIFEST: manifest})
         write_coordinates(store, layout, self._options.coords)
         self._store, self._layout = store, layout
-        self._recorder = Recorder(store, layout, chunk_draws=self._options.chunk_draws)
+        self._recorder = Recorder(
+            store, layout, chunk_draws=self._options.chunk_draws, n_draws=n_draws
+        )
         self._recorder.commit("running")
 
     def _write(self, block: Any) -> None:

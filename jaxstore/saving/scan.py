@@ -99,7 +99,10 @@ def scan(
         "length": schedule.length, "thin": thin, "burn_in": burn_in, "chains": chains or 1,
     }  # fmt: skip
     session = collector.recording.begin(
-        program.one_chain(sample, chains), declared=None, settings=settings, is_alone=True
+        program.one_chain(sample, chains),
+        declared=schedule.n_draws,
+        settings=settings,
+        is_alone=True,
     )
     total = None if schedule.n_draws is None else schedule.n_draws * (chains or 1)
     collector.recording.show(Meter(is_shown=progress, total=total))

@@ -52,6 +52,11 @@ class Store(Protocol):
         """Where this is, for messages: a path or URL, never with credentials."""
         ...
 
+    @property
+    def replaces_chunks(self) -> bool:
+        """Whether a chunk that is written again is, at any moment, the old or the new one."""
+        ...
+
     def create(self, spec: ArraySpec) -> None:
         """Make an array of fill values (NaN where the dtype has one, else zero), and its groups.
 

@@ -98,6 +98,11 @@ class HDF5Store:
         """Path of the file, and of the group if it is not the root."""
         return self._handle.location
 
+    @property
+    def replaces_chunks(self) -> bool:
+        """Whether a rewritten chunk is, at any moment, the old or the new one: HDF5 overwrites."""
+        return False
+
     def create(self, spec: ArraySpec) -> None:
         """Make a chunked dataset that may grow along every axis."""
         attrs = encode_all(spec.attrs, name=spec.name)

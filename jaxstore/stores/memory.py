@@ -54,6 +54,11 @@ class MemoryStore:
         """Always "memory"."""
         return "memory"
 
+    @property
+    def replaces_chunks(self) -> bool:
+        """Whether a rewritten chunk is, at any moment, the old or the new one: it is."""
+        return True
+
     def create(self, spec: ArraySpec) -> None:
         """Make an array of fill values, and its groups."""
         self._check_free(spec.name)
