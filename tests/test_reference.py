@@ -111,3 +111,10 @@ def test_a_memory_collector_writes_an_npz_per_chain(tmp_path):
             assert file["x"].tolist() == want
             assert file["deep/b"].dtype == np.uint16
             assert "bfloat16" in str(file["jaxstore_dtypes"])
+
+
+def test_chains_of_an_earlier_run_are_not_overwritten(tmp_path):
+    init_save, save, postprocess_save = io.save(io.MemoryCollector(tmp_path))
+    postprocess_save(save(init_save(0.0), True, 1.0)[0])
+    with pytest.raises(io.ExistsError, match=r"chain_0\.npz"):
+        io.MemoryCollector(tmp_path)

@@ -6,7 +6,6 @@ What these do is `recording`'s.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,14 +16,15 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxstore.errors import ExistsError
 from jaxstore.saving.block import Block
+from jaxstore.saving.npz_file import NpzFile
 from jaxstore.saving.recording import Options, Recording
 from jaxstore.saving.run import Run
 from jaxstore.saving.session import Session, original_of
 from jaxstore.saving.static import StaticInformation, declared_draws
 from jaxstore.saving.writer import QUEUE_BYTES
 from jaxstore.stores.base import Json, Store
-from jaxstore.stores.dtypes import to_stored
 from jaxstore.stores.location import redact
 from jaxstore.stores.memory import MemoryStore
 
@@ -147,6 +147,9 @@ class MemoryCollector(StoreCollector):
             `chain_{id}.npz` with an array per leaf. None writes nothing.
         queue_bytes: What may wait for the writer at most.
 
+    Raises:
+        ExistsError: The directory holds chains of an earlier run.
+
     >>> import jax, jax.numpy as jnp, jaxstore as js
     >>> init_save, save, postprocess_save = js.save(js.MemoryCollector())
     >>> state, _ = jax.lax.scan(lambda s, i: save(s, i % 2 == 0, {"i": i}),
@@ -164,9 +167,18 @@ class MemoryCollector(StoreCollector):
             super().__init__(Recording(MemoryStore, "memory", options))
             return
 
+        directory = Path(save_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        taken = sorted(path.name for path in directory.glob("chain_*.npz"))
+        if taken:
+            raise ExistsError(
+                f"{directory} holds {taken} of an earlier run, and nothing there is overwritten. "
+                "Choose another directory, or remove them."
+            )
+
         def write(run: Run, chains: tuple[int, ...]) -> None:
             for chain in chains:
-                write_npz(run, chain, Path(save_dir))
+                write_npz(run, chain, directory)
 
         super().__init__(Recording(MemoryStore, "memory", options, write))
 
@@ -254,17 +266,11 @@ def place_of(where: Any) -> str:
 
 
 def write_npz(run: Run, chain: int, directory: Path) -> None:
-    """Write the draws of a chain as `chain_{chain}.npz`; dtypes NumPy lacks as their bits."""
-    directory.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, Any] = {}
-    bits: dict[str, str] = {}
-    for leaf in run.leaves:
-        name = leaf.name.partition("/")[2]
-        values = np.asarray(leaf.plain().of_chain(chain)[: int(run.sample_count[chain])])
-        arrays[name] = to_stored(values)
-        if arrays[name].dtype != values.dtype or leaf.leaf.key_impl:
-            bits[name] = leaf.leaf.key_impl or values.dtype.name
-    if bits:
-        arrays["jaxstore_dtypes"] = np.asarray(json.dumps(bits))
-    with open(directory / f"chain_{chain}.npz", "xb") as file:
-        np.savez(file, **arrays)
+    """Write the draws of a chain as `chain_{chain}.npz`; typed keys as their key data."""
+    n_draws = int(run.sample_count[chain])
+    NpzFile(directory / f"chain_{chain}.npz").replace(
+        {
+            leaf.name.partition("/")[2]: np.asarray(leaf.plain().of_chain(chain)[:n_draws])
+            for leaf in run.leaves
+        }
+    )

@@ -1,4 +1,4 @@
-"""A compressed npz file of snapshots, replaced whole by the one who made it.
+"""A compressed npz file of arrays, replaced whole by the one who made it.
 
 Owned here: the names in the file, and that nobody else's file is overwritten.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,7 +18,7 @@ from jaxstore.errors import ExistsError, FormatError
 from jaxstore.stores.dtypes import from_stored, parse_dtype, to_stored
 
 HostArray = np.ndarray[Any, Any]
-_DTYPES = "jaxstore_dtypes"  # those NumPy lacks, whose bits are saved; the name collectors use
+_DTYPES = "jaxstore_dtypes"  # those NumPy lacks, whose bits are saved
 
 
 class NpzFile:
@@ -36,15 +37,16 @@ class NpzFile:
         if self.path.exists():
             raise self._exists()
 
-    def replace(self, time: HostArray, data: HostArray) -> None:
-        """Write the arrays; readers see the file before or the one after.
+    def replace(self, named: Mapping[str, HostArray]) -> None:
+        """Write arrays, those of dtypes that NumPy lacks as bits; readers see the old or new file.
 
         Raises:
             ExistsError: Someone else made the file meanwhile.
         """
-        arrays = {"time": time, "data": to_stored(data)}
-        if arrays["data"].dtype != data.dtype:
-            arrays[_DTYPES] = np.asarray(json.dumps({"data": data.dtype.name}))
+        arrays: dict[str, Any] = {name: to_stored(values) for name, values in named.items()}
+        bits = {n: v.dtype.name for n, v in named.items() if v.dtype != arrays[n].dtype}
+        if bits:
+            arrays[_DTYPES] = np.asarray(json.dumps(bits))
         partial = self.path.with_name(f"{self.path.name}.{uuid4().hex}.partial")
         try:
             with partial.open("xb") as file:

@@ -78,7 +78,8 @@ class NumpyStorage(BaseStorage):
         if self._file is None:
             raise ValueError("this NumpyStorage has no save_directory. Give one, or use `values`.")
         self.keep_given_last()
-        self._file.replace(*self.values)
+        time, data = self.values
+        self._file.replace({"time": time, "data": data})
 
     def close(self) -> None:
         """Save if there is a `save_directory`, then take no more; may be called again."""
