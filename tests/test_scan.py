@@ -1,5 +1,8 @@
 """`js.scan` equals `lax.scan` on the draws it keeps, whatever the schedule, ring and collector."""
 
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -204,3 +207,25 @@ def test_users_collectors_and_tracers_are_sent_to_save():
 def test_schedule_counts_its_draws():
     assert Schedule(10, thin=3, burn_in=1).n_draws == 3
     assert Schedule(10, keep=lambda i: True).n_draws is None
+
+
+def test_a_step_that_nobody_holds_is_let_go_with_what_it_closed_over():
+    def run():
+        data = jnp.arange(10.0)
+        js.scan(lambda x, _: (x + data, x), data, length=5, progress=False)
+        return weakref.ref(data)
+
+    refs = [run() for _ in range(20)]
+    gc.collect()
+    assert sum(ref() is not None for ref in refs) <= 17
+
+
+def test_a_step_without_a_hash_works():
+    class Walk:
+        __hash__ = None
+
+        def __call__(self, x, _):
+            return x + 1, x
+
+    _, run = js.scan(Walk(), 0, length=5, progress=False)
+    assert run.samples[0].tolist() == [0, 1, 2, 3, 4]

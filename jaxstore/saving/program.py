@@ -10,7 +10,7 @@ Bits do not depend on where blocks end. One compiled instance of the step runs e
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -52,7 +52,32 @@ class Ring(NamedTuple):
     draws: PyTree  # (slots, *sample.shape) each
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
+class Compiled(NamedTuple):
+    """The two loops of a program; each takes the memory of its state over for its result."""
+
+    skip: Callable[[BlockState, PyTree, Any], BlockState]
+    advance: Callable[[BlockState, PyTree, Any], tuple[BlockState, Ring]]
+
+
+def compiled(program: Program) -> Compiled:
+    """The same functions for equal programs, so that they are compiled once."""
+    try:
+        return _remembered(program)
+    except TypeError:  # a step that has no hash, such as a callable module of arrays
+        return _compiled(program)
+
+
+def _compiled(program: Program) -> Compiled:
+    return Compiled(
+        jax.jit(partial(skip, program), donate_argnums=0),
+        jax.jit(partial(advance, program), donate_argnums=0),
+    )
+
+
+# Compiled code, and the arrays that a step closed over, go with the entry.
+_remembered = lru_cache(maxsize=16)(_compiled)
+
+
 def skip(program: Program, state: BlockState, xs: PyTree, stop: Array) -> BlockState:
     """Run to `stop` and drop every sample."""
 
@@ -63,7 +88,6 @@ def skip(program: Program, state: BlockState, xs: PyTree, stop: Array) -> BlockS
     return jax.lax.while_loop(lambda s: s.step < stop, body, state)
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
 def advance(
     program: Program, state: BlockState, xs: PyTree, stop: Array
 ) -> tuple[BlockState, Ring]:

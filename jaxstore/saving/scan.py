@@ -118,7 +118,7 @@ def scan(
 
 def drive(blocks: Program, carry: PyTree, xs: PyTree, session: Session) -> PyTree:
     """Run all steps, block after block, and hand their draws to the session."""
-    schedule = blocks.schedule
+    schedule, compiled = blocks.schedule, program.compiled(blocks)
     state = BlockState(jnp.zeros((), jnp.int32), carry)
     index, steps, ran, last = 0, 1, 0, time.monotonic()
     waiting: list[Block] | Iterator[Block] = []
@@ -127,10 +127,10 @@ def drive(blocks: Program, carry: PyTree, xs: PyTree, session: Session) -> PyTre
         end = schedule.burn_in if in_burn_in else schedule.length
         stop = min(end, index + steps)
         if in_burn_in:
-            state = jax.block_until_ready(program.skip(blocks, state, xs, np.int32(stop)))
+            state = jax.block_until_ready(compiled.skip(state, xs, np.int32(stop)))
             index = stop
         else:
-            state, ring = program.advance(blocks, state, xs, np.int32(stop))
+            state, ring = compiled.advance(state, xs, np.int32(stop))
             jax.tree.map(lambda a: a.copy_to_host_async(), ring)
             index = next_index(blocks, index, stop, state)
             # The block before this one: an accelerator computes while the host copies.
