@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxstore.errors import BusyError, MismatchError
-from jaxstore.saving.snapshot_arrays import HostArray, Snapshot
+from jaxstore.saving.block import HostArray
+from jaxstore.saving.snapshot_arrays import Snapshot
 from jaxstore.stores.dtypes import stored_dtype
 from jaxstore.stores.urls import is_url, redact
 from jaxstore.topology import root_only

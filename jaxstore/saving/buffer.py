@@ -49,17 +49,44 @@ def raw(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if is_key(leaf) else jnp.asarray(leaf)
 
 
-def ring_slots(draw_bytes: int, *, buffer_draws: int | None, ring_bytes: int = RING_BYTES) -> int:
+def raw_shapes(sample: PyTree) -> PyTree:
+    """A `ShapeDtypeStruct` per leaf, of `raw` leaves."""
+    return jax.eval_shape(lambda tree: jax.tree.map(raw, tree), sample)
+
+
+def floor_power(n: int) -> int:
+    """The largest power of two that is not above n; 1 for less than 1.
+
+    >>> floor_power(1000), floor_power(0)
+    (512, 1)
+    """
+    return 1 << max(0, n.bit_length() - 1)
+
+
+def fitting_slots(shapes: PyTree, *, ring_bytes: int, max_slots: int) -> int:
+    """Slots of a ring for draws of these shapes, a power of two."""
+    draw_bytes = sum(s.dtype.itemsize * s.size for s in jax.tree.leaves(shapes))
+    return floor_power(min(max_slots, ring_bytes // max(1, draw_bytes)))
+
+
+def ring_slots(shapes: PyTree, *, buffer_draws: int | None) -> int:
     """Slots of a ring: a power of two, so that a clock of 32 bits may wrap.
 
-    >>> ring_slots(400, buffer_draws=None), ring_slots(2**22, buffer_draws=None)
+    >>> small, large = (jax.ShapeDtypeStruct((n,), "float32") for n in (100, 2**20))
+    >>> ring_slots(small, buffer_draws=None), ring_slots(large, buffer_draws=None)
     (2048, 1)
-    >>> ring_slots(400, buffer_draws=100)
+    >>> ring_slots(small, buffer_draws=100)
     128
     """
     if buffer_draws is not None:
         return 1 << (buffer_draws - 1).bit_length()
-    return 1 << max(0, min(MAX_SLOTS, ring_bytes // max(1, draw_bytes)).bit_length() - 1)
+    return fitting_slots(shapes, ring_bytes=RING_BYTES, max_slots=MAX_SLOTS)
+
+
+def check_buffer_draws(buffer_draws: int | None) -> None:
+    """Refuse a size of a ring that makes no sense."""
+    if buffer_draws is not None and (not isinstance(buffer_draws, int) or buffer_draws < 1):
+        raise ValueError(f"buffer_draws must be a whole number >= 1, got {buffer_draws!r}")
 
 
 def empty_state(receiver: Array, chain: ArrayLike, shapes: PyTree, slots: int) -> SavingState:
@@ -136,7 +163,7 @@ def check_sample(state: SavingState, sample: PyTree) -> None:
     Raises:
         MismatchError: Structure, shape or dtype differ from the sample given to `init_save`.
     """
-    check_like(jax.eval_shape(lambda tree: jax.tree.map(raw, tree), sample), state.ring, axes=1)
+    check_like(raw_shapes(sample), state.ring, axes=1)
 
 
 def check_like(sample: PyTree, arrays: PyTree, *, axes: int) -> None:
@@ -176,4 +203,4 @@ def shapes_of(sample: PyTree) -> PyTree:
                 f"init_save: {jax.tree_util.keystr(path) or 'the sample'} has dtype {dtype}, "
                 "which JAX cannot hold. Leave it out of the sample, or encode it as numbers."
             )
-    return jax.eval_shape(lambda tree: jax.tree.map(raw, tree), sample)
+    return raw_shapes(sample)

@@ -28,7 +28,7 @@ from jax.custom_batching import custom_vmap
 from jax.experimental import io_callback
 from jaxtyping import Array
 
-HostArray = np.ndarray[Any, Any]
+from jaxstore.saving.block import HostArray
 
 
 class Payload(NamedTuple):
@@ -41,7 +41,9 @@ class Payload(NamedTuple):
     leaves: tuple[HostArray, ...]  # (lanes, slots, *leaf.shape) each
 
     def take(self, lanes: list[int]) -> Payload:
-        """These lanes of it, copied."""
+        """These lanes of it, in ascending order; a copy, unless they are all."""
+        if len(lanes) == self.chain.size:
+            return self
         return self._replace(
             chain=self.chain[lanes],
             steps=self.steps[lanes],

@@ -24,7 +24,7 @@ from jaxtyping import PyTree
 
 from jaxstore.errors import FormatError, MismatchError
 from jaxstore.names import keys_from_json, keys_to_json
-from jaxstore.saving.buffer import is_key, raw
+from jaxstore.saving.buffer import floor_power, is_key, raw_shapes
 from jaxstore.stores.base import ArraySpec, Json
 from jaxstore.tree import Leaf, leaf_names
 
@@ -128,7 +128,7 @@ def _leaf_layout(
             f"{leaf.name!r} lies at the top level of the sample, and group=None takes the top "
             "level as groups. Put it into a dict such as {'posterior': {...}}, or name a group."
         )
-    shaped = jax.eval_shape(raw, value)
+    shaped = raw_shapes(value)
     dotted = leaf.name.replace("/", ".")
     default = tuple(f"{dotted}_dim_{i}" for i in range(len(shaped.shape)))
     own = tuple(dims.get(leaf.name, default))
@@ -194,15 +194,6 @@ def chunking_of(
         for leaf in layout.leaves
     )
     return Chunking(per_chunk, draws, commit)
-
-
-def floor_power(n: int) -> int:
-    """The largest power of two that is not above n; 1 for less than 1.
-
-    >>> floor_power(1000), floor_power(0)
-    (512, 1)
-    """
-    return 1 << max(0, n.bit_length() - 1)
 
 
 def array_specs(layout: Layout, chunking: Chunking) -> list[ArraySpec]:

@@ -76,7 +76,7 @@ def _save(
     solver_state: PyTree = None,
 ) -> tuple[DeviceState, None]:
     buffer.check_like(sample, state.samples, axes=1)
-    keep = jnp.asarray(keep, bool)
+    keep = buffer.check_keep(keep)
 
     def write(array: Array, leaf: Any) -> Array:
         # "drop": a draw beyond the end changes nothing; the count tells of it.

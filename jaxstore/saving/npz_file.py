@@ -15,9 +15,9 @@ from uuid import uuid4
 import numpy as np
 
 from jaxstore.errors import ExistsError, FormatError
+from jaxstore.saving.block import HostArray
 from jaxstore.stores.dtypes import from_stored, parse_dtype, to_stored
 
-HostArray = np.ndarray[Any, Any]
 _DTYPES = "jaxstore_dtypes"  # those NumPy lacks, whose bits are saved
 
 

@@ -157,10 +157,8 @@ def row(xs: PyTree, index: Array) -> PyTree:
 
 def ring_slots(sample: PyTree, buffer_draws: int | None) -> int:
     """Rows of the ring, a power of two unless the user says otherwise."""
-    raw = jax.eval_shape(lambda tree: jax.tree.map(buffer.raw, tree), sample)
-    draw_bytes = sum(s.dtype.itemsize * s.size for s in jax.tree.leaves(raw))
-    fitting = min(MAX_SLOTS, RING_BYTES // max(1, draw_bytes))
-    return buffer_draws or 1 << max(0, fitting.bit_length() - 1)
+    shapes = buffer.raw_shapes(sample)
+    return buffer_draws or buffer.fitting_slots(shapes, ring_bytes=RING_BYTES, max_slots=MAX_SLOTS)
 
 
 def sample_shapes(step: Step, carry: PyTree, one: PyTree, *, chains: int | None) -> PyTree:

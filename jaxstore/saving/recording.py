@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -100,14 +100,13 @@ class Recording:
         self._n_chains = 0
         self._draws = 0
         self._is_taken = False  # by a session that must have it for itself
-        self._is_closed = False
-        self._ended: Future[None] | None = None
+        self._ended: Future[None] | None = None  # when closed
         self._lock = threading.RLock()  # guards all of the above; the writer has its own
 
     @property
     def is_closed(self) -> bool:
         """Whether it takes no more sessions."""
-        return self._is_closed
+        return self._ended is not None
 
     @property
     def error(self) -> BaseException | None:
@@ -145,7 +144,7 @@ class Recording:
     def finish(self, sessions: Sequence[Session], *, has_chain_axis: bool) -> PyTree:
         """Write the last draws of sessions and return their samples in the user's structure."""
         run = self.finish_run(sessions)
-        chains = tuple(sorted(chain for session in sessions for chain in session.chains))
+        chains = chains_of(sessions)
         if not has_chain_axis:
             leaves = [array.of_chain(chains[0]) for array in run.leaves]
         elif chains == tuple(range(run.n_chains)):
@@ -176,8 +175,8 @@ class Recording:
             ExistsError: Something is at the collector's place already.
         """
         with self._lock:
-            if self._is_closed or self.error is not None:
-                reason = "is closed" if self._is_closed else f"failed: {self.error!r}"
+            if self.is_closed or self.error is not None:
+                reason = "is closed" if self.is_closed else f"failed: {self.error!r}"
                 raise BusyError(f"the collector of {self.place} {reason}; make a new one")
             if self._is_taken or (is_alone and self._layout is not None):
                 raise BusyError(
@@ -213,7 +212,7 @@ class Recording:
     def finish_run(self, sessions: Sequence[Session]) -> Run:
         """Write the last draws of sessions; the run as it then is at rest."""
         self._writer.drain()
-        chains = tuple(sorted(chain for session in sessions for chain in session.chains))
+        chains = chains_of(sessions)
         with self._lock:
             if not self._sessions.issuperset(sessions):
                 raise BusyError(f"these chains of {self.place} are finished already")
@@ -239,8 +238,8 @@ class Recording:
             raise BusyError(f"the collector of {self.place} has no run; call init_save first")
         return self._recorder, self._store
 
-    def abandon(self, session: Session, error: BaseException) -> None:
-        """End a session that failed: what came stays readable, marked as interrupted.
+    def abandon(self, error: BaseException) -> None:
+        """End a run that failed: what came stays readable, marked as interrupted.
 
         Never raises; where the store itself failed, its last commit stands.
         """
@@ -255,7 +254,7 @@ class Recording:
             BaseException: What stopped the writer, if no one was told before.
         """
         with self._lock:
-            is_first, self._is_closed = self._ended is None, True
+            is_first = self._ended is None
             if self._ended is None:
                 self._ended = self._writer.submit(self._end)
         # Waiting for it again does no harm, should Ctrl-C have ended an earlier wait.
@@ -278,8 +277,7 @@ class Recording:
                 with contextlib.suppress(Exception):
                     recorder.commit("interrupted")
             elif sessions:
-                chains = [chain for session in sessions for chain in session.chains]
-                recorder.finish(chains, state="interrupted")
+                recorder.finish(chains_of(sessions), state="interrupted")
                 store.seal()
         finally:
             self._meter.close(self.status())
@@ -323,3 +321,8 @@ class Recording:
             recorder.bytes_written if recorder else 0,
             self._writer.waiting_bytes,
         )
+
+
+def chains_of(sessions: Iterable[Session]) -> tuple[int, ...]:
+    """Numbers of all their chains, in order."""
+    return tuple(sorted(chain for session in sessions for chain in session.chains))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from jaxstore.saving import program
+from jaxstore.saving import buffer, program
 from jaxstore.saving.block import Block, HostArray
 from jaxstore.saving.collectors import MemoryCollector, StoreCollector
 from jaxstore.saving.lanes import detach
@@ -81,23 +81,21 @@ def scan(
     (array([ 4.,  7., 10.], dtype=float32), array([3, 6, 9]))
     """
     schedule = Schedule(steps_of(xs, length), thin, burn_in, keep)
-    if buffer_draws is not None and (not isinstance(buffer_draws, int) or buffer_draws < 1):
-        raise ValueError(f"buffer_draws must be a whole number >= 1, got {buffer_draws!r}")
+    buffer.check_buffer_draws(buffer_draws)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((carry, xs))):
         raise TypeError("scan drives the program from the host; inside jit, use jaxstore.save")
     collector = MemoryCollector() if collector is None else collector
     if not isinstance(collector, StoreCollector):
         raise TypeError(f"scan: {collector!r} writes no run; use save with a collector of your own")
     # A copy, since each block takes the carry's memory over for the next.
-    carry = jax.tree.map(lambda leaf: jnp.copy(leaf), carry)
+    carry = jax.tree.map(jnp.copy, carry)
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
     sample = program.sample_shapes(step, carry, one, chains=chains)
     if keep is not None:
         kept_shape(keep, chains)
     blocks = Program(step, schedule, chains, program.ring_slots(sample, buffer_draws))
-    settings = {
-        "length": schedule.length, "thin": thin, "burn_in": burn_in, "chains": chains or 1,
-    }  # fmt: skip
+    sizes = {"length": schedule.length, "thin": thin, "burn_in": burn_in, "chains": chains or 1}
+    settings = {name: int(value) for name, value in sizes.items()}  # NumPy's are no JSON
     session = collector.recording.begin(
         program.one_chain(sample, chains),
         declared=schedule.n_draws,
@@ -112,7 +110,7 @@ def scan(
         return carry, collector.recording.finish_run([session])
     except BaseException as error:
         # What came so far stays: committed, readable, and marked as interrupted.
-        collector.recording.abandon(session, error)
+        collector.recording.abandon(error)
         raise
 
 
@@ -121,7 +119,7 @@ def drive(blocks: Program, carry: PyTree, xs: PyTree, session: Session) -> PyTre
     schedule, compiled = blocks.schedule, program.compiled(blocks)
     state = BlockState(jnp.zeros((), jnp.int32), carry)
     index, steps, ran, last = 0, 1, 0, time.monotonic()
-    waiting: list[Block] | Iterator[Block] = []
+    waiting: Iterable[Block] = []
     while index < schedule.length:
         before, ran_before, in_burn_in = index, ran, index < schedule.burn_in
         end = schedule.burn_in if in_burn_in else schedule.length
@@ -134,21 +132,15 @@ def drive(blocks: Program, carry: PyTree, xs: PyTree, session: Session) -> PyTre
             jax.tree.map(lambda a: a.copy_to_host_async(), ring)
             index = next_index(blocks, index, stop, state)
             # The block before this one: an accelerator computes while the host copies.
-            put_all(waiting, session)
+            session.put_all(waiting)
             waiting = blocks_of(ring, blocks, before)
         ran = index - before
         took, last = time.monotonic() - last, time.monotonic()
         # Blocks end by time as well, so that Ctrl-C is heard and progress moves in slow programs.
         # What was waited for is the block before, where the runtime only took this one in.
         steps = pace(steps, ran=min(ran, ran_before) if ran_before else 1, took=took)
-    put_all(waiting, session)
+    session.put_all(waiting)
     return state.carry
-
-
-def put_all(new: Iterable[Block], session: Session) -> None:
-    """Hand blocks to a session."""
-    for block in new:
-        session.put(block)
 
 
 def next_index(blocks: Program, index: int, stop: int, state: BlockState) -> int:

@@ -78,7 +78,7 @@ class Session:
         with self._lock:
             try:
                 interrupt.check()
-                self._put_all(self._lanes.blocks(payload))
+                self.put_all(self._lanes.blocks(payload))
                 return payload.tick + self._next_flush(payload)
             except BaseException as error:
                 # Raising stops the program, but JAX turns any type into its own, so the sink
@@ -90,15 +90,15 @@ class Session:
         """Take what is left in the rings of a final state; `ticks` is the clock of each lane."""
         with self._lock:
             for lanes in self._lanes.group(final.chain):
-                rings = final if len(lanes) == final.chain.size else final.take(lanes)
-                rings = rings._replace(tick=int(ticks[lanes[0]]))
-                self._put_all(self._lanes.blocks(rings, is_last=True))
+                rings = final.take(lanes)._replace(tick=int(ticks[lanes[0]]))
+                self.put_all(self._lanes.blocks(rings, is_last=True))
 
     def open_chains(self, n_chains: int) -> int:
         """Begin chains whose draws come by `put` alone; returns the first number."""
         return self._lanes.add_sender(n_chains).chains[0]
 
-    def _put_all(self, blocks: Iterable[Block]) -> None:
+    def put_all(self, blocks: Iterable[Block]) -> None:
+        """Hand on blocks of draws, in order."""
         for block in blocks:
             self.put(block)
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from jaxstore.saving.block import HostArray
 from jaxstore.saving.stored import split_index
 
-HostArray = np.ndarray[Any, Any]
 Region = tuple[slice, ...]
 
 

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from jaxstore.errors import FormatError
+from jaxstore.saving.block import HostArray
 from jaxstore.saving.layout import FORMAT_VERSION, MANIFEST, MAX_CHUNK_BYTES, versions
-from jaxstore.saving.snapshot_arrays import HostArray, Region, Snapshot, SnapshotArray, Source
+from jaxstore.saving.snapshot_arrays import Region, Snapshot, SnapshotArray, Source
 from jaxstore.saving.writer import Writer
 from jaxstore.stores.base import ArraySpec, Json, Store
 from jaxstore.stores.dtypes import from_stored, stored_dtype, to_stored

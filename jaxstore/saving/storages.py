@@ -18,8 +18,9 @@ from numpy.typing import ArrayLike
 
 from jaxstore.errors import ExistsError
 from jaxstore.saving.base_storage import BaseStorage, Where, check_count
+from jaxstore.saving.block import HostArray
 from jaxstore.saving.npz_file import NpzFile
-from jaxstore.saving.snapshot_arrays import HostArray, no_snapshots
+from jaxstore.saving.snapshot_arrays import no_snapshots
 from jaxstore.saving.snapshot_stream import Rows, SnapshotStream
 from jaxstore.saving.writer import QUEUE_BYTES
 from jaxstore.stores.base import Store

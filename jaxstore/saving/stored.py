@@ -14,12 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxstore.saving.block import HostArray
 from jaxstore.saving.layout import LeafLayout
 from jaxstore.stores.base import Store
 from jaxstore.stores.dtypes import fill_value, from_stored
 from jaxstore.stores.memory import MemoryStore
-
-HostArray = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,8 +120,7 @@ def save(
             f"save: {collector!r} is no collector. Use MemoryCollector, HDF5Collector or "
             "ZarrCollector, or give it the methods of DataCollector."
         )
-    if buffer_draws is not None and (not isinstance(buffer_draws, int) or buffer_draws < 1):
-        raise ValueError(f"buffer_draws must be a whole number >= 1, got {buffer_draws!r}")
+    buffer.check_buffer_draws(buffer_draws)
 
     shared = Shared(collector, buffer_draws, progress=progress)
     saving = Saving(shared.init_save, save_draw, shared.postprocess_save)
@@ -163,8 +162,7 @@ class Shared:
             return session
 
         self.listener.start()
-        draw_bytes = sum(s.dtype.itemsize * s.size for s in jax.tree.leaves(shapes))
-        slots = buffer.ring_slots(draw_bytes, buffer_draws=self._buffer_draws)
+        slots = buffer.ring_slots(shapes, buffer_draws=self._buffer_draws)
         number = channel.register_when_run(begin)
         return buffer.empty_state(number, -1 if chain is None else chain, shapes, slots)
 
@@ -229,13 +227,12 @@ def finish(state: SavingState, sinks: Iterable[Sink]) -> dict[str, Any]:
             raise
         raise original from error
     has_chain_axis = state.stop.ndim > 0
+    final = channel.payload_of(state.chain, 0, False, state.steps, jax.tree.leaves(state.ring))
     by_sink: dict[Sink, list[Session]] = {}
     for session, lanes in sessions_of(state):
         if session.sink.error is not None:
             raise session.sink.error
-        final = channel.payload_of(state.chain, 0, False, state.steps, jax.tree.leaves(state.ring))
-        final = final if len(lanes) == final.chain.size else final.take(lanes)
-        session.receive_last(final, np.asarray(state.clock).reshape(-1, 2)[lanes, 0])
+        session.receive_last(final.take(lanes), np.asarray(state.clock).reshape(-1, 2)[lanes, 0])
         by_sink.setdefault(session.sink, []).append(session)
     results, counts = [], []
     for sink, sessions in by_sink.items():
