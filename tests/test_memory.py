@@ -49,6 +49,17 @@ def test_pages_are_enlarged_in_place_once_no_view_is_held() -> None:
     assert store._arrays["x"].data._pages is pages
 
 
+def test_values_as_wide_as_the_room_but_beside_it_leave_fill_values() -> None:
+    store = MemoryStore()
+    store.create(spec("x", (2, 2), (2, 2)))
+    store.write("x", (2, 2), ramp((2, 2)))
+    store.resize("x", (4, 4))
+    found = store.read("x")
+    assert_same_bits(found[2:, 2:], ramp((2, 2)))
+    assert np.isnan(found[:2]).all()
+    assert np.isnan(found[:, :2]).all()
+
+
 def test_growing_the_first_axis_keeps_a_view() -> None:
     store = MemoryStore()
     store.create(spec("x", (2, 4), (2, 4)))

@@ -41,7 +41,8 @@ class GrowingArray:
     def rows(self, shape: Sequence[int]) -> Array:
         """The first part, of `shape`, without a copy; later writes show in it."""
         with self._lock:
-            self._reach(shape, stop=shape[0])
+            self._make_room(shape)
+            self._reach(shape[0])
             stored = self._array[tuple(slice(n) for n in shape)]
         return from_stored(stored, self._dtype)
 
@@ -49,15 +50,18 @@ class GrowingArray:
         """Put stored bits at an offset."""
         stop = tuple(first + n for first, n in zip(start, values.shape, strict=True))
         with self._lock:
-            is_whole_rows = values.shape[1:] == self._room[1:]
-            self._reach(stop, stop=start[0] if is_whole_rows else stop[0])
+            self._make_room(stop)
+            is_whole_rows = values.shape[1:] == self._room[1:]  # of the room that there is by now
+            self._reach(start[0] if is_whole_rows else stop[0])
             self._array[tuple(map(slice, start, stop))] = values
             self._reached = max(self._reached, stop[0])
 
-    def _reach(self, extent: Sequence[int], *, stop: int) -> None:
-        """Make room for `extent`, and put fill values into unreached rows below `stop`."""
+    def _make_room(self, extent: Sequence[int]) -> None:
         if any(n > room for n, room in zip(extent, self._room, strict=True)):
             self._enlarge(tuple(map(max, self._room, extent)))
+
+    def _reach(self, stop: int) -> None:
+        """Put fill values into unreached rows below `stop`."""
         if stop > self._reached:
             if self._fill != 0:  # fresh pages are zero; NaN is not 0 either
                 self._array[self._reached : stop] = self._fill
