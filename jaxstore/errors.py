@@ -9,6 +9,7 @@ Owned here: every exception type that jaxstore raises by itself. Errors of the o
     ├── FormatError        this is not what it should be       (also ValueError)
     ├── MismatchError      what is given differs from what is there (also ValueError)
     ├── TooManyDrawsError  declare a larger number             (also ValueError)
+    ├── TooLargeError      index a part of it                  (also MemoryError)
     ├── BusyError          close or finish something first     (also RuntimeError)
     └── LostDrawsError     the program dropped callbacks       (also RuntimeError)
 """
@@ -38,6 +39,10 @@ class MismatchError(JaxstoreError, ValueError):
 
 class TooManyDrawsError(JaxstoreError, ValueError):
     """More draws were kept than were declared."""
+
+
+class TooLargeError(JaxstoreError, MemoryError):
+    """What is asked for is more than this machine has memory."""
 
 
 class BusyError(JaxstoreError, RuntimeError):

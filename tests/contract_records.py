@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from arrays import Reopen, assert_same_bits, ramp, spec
 
-from jaxstore.errors import ExistsError
+from jaxstore.errors import ExistsError, MissingError
 from jaxstore.stores.base import Store
 
 ATTRS = {
@@ -86,6 +86,82 @@ class RecordContract:
         assert again.names() == ["a/y", "x"]
         assert again.spec("x").shape == (1, 8)
         assert again.committed() == {"draws": 8}
+
+    # --- blobs ---
+
+    def test_blobs_come_back_joined_and_replace_one_another(
+        self, store: Store, reopen: Reopen
+    ) -> None:
+        store.create(spec("g/x", (1, 4), (1, 4)))
+        values = ramp((2, 3))
+        store.put_blob("g/x", "checkpoint-0", [b"old and longer than what follows"])
+        store.put_blob("g/x", "checkpoint-0", [b"head", memoryview(values), b"", bytearray(b"end")])
+        store.put_blob("g/x", "tail-1", [])
+        wanted = b"head" + values.tobytes() + b"end"
+        assert store.get_blob("g/x", "checkpoint-0") == wanted
+        store.commit({"draws": 0})
+        again = reopen()
+        assert again.get_blob("g/x", "checkpoint-0") == wanted
+        assert again.get_blob("g/x", "tail-1") == b""
+        assert again.get_blob("g/x", "checkpoint-1") is None
+
+    def test_blobs_are_no_part_of_their_array(self, store: Store, reopen: Reopen) -> None:
+        store.create(spec("g/x", (2, 4), (1, 2)))
+        store.create(spec("scalar", (), ()))
+        store.write("g/x", (0, 0), ramp((2, 8)))
+        for name in ("g/x", "scalar"):
+            store.put_blob(name, "checkpoint-0", [b"state"])
+        store.resize("g/x", (2, 2))  # removes chunks, and nothing else
+        store.commit({"draws": 2})
+        again = reopen()
+        assert again.names() == ["g/x", "scalar"]
+        assert again.attrs("g/x") == {}
+        assert_same_bits(again.read("g/x"), ramp((2, 8))[:, :2])
+        assert again.get_blob("g/x", "checkpoint-0") == b"state"
+
+    def test_blobs_outlive_sealing(self, store: Store, reopen: Reopen) -> None:
+        store.create(spec("x", (1, 4), (1, 4)))
+        store.put_blob("x", "checkpoint-0", [b"first"])
+        store.commit({"draws": 4})
+        store.seal()
+        assert store.get_blob("x", "checkpoint-0") == b"first"
+        store.put_blob("x", "checkpoint-0", [b"second"])
+        store.commit({"draws": 4})
+        store.seal()
+        assert reopen().get_blob("x", "checkpoint-0") == b"second"
+
+    def test_a_blob_can_be_removed(self, store: Store, reopen: Reopen) -> None:
+        store.create(spec("x", (1, 4), (1, 4)))
+        for key in ("tail-0", "tail-1"):
+            store.put_blob("x", key, [b"rows"])
+        store.delete_blob("x", "tail-0")
+        store.delete_blob("x", "checkpoint-0")
+        assert store.get_blob("x", "tail-0") is None
+        again = reopen()
+        assert again.get_blob("x", "tail-0") is None
+        assert again.get_blob("x", "tail-1") == b"rows"
+        assert again.names() == ["x"]
+
+    def test_a_blob_needs_an_array(self, store: Store) -> None:
+        store.create(spec("g/x", (1, 4), (1, 4)))
+        for name in ("g/y", "g"):
+            with pytest.raises(MissingError, match="g/x"):
+                store.put_blob(name, "checkpoint-0", [b"state"])
+
+    @pytest.mark.parametrize(
+        "key", ["", "c", "0", "zarr.json", "../x-0", "a/b-0", "A-0", "a_b-0", "a-0\n", "claim-1"]
+    )
+    def test_other_keys_are_refused(self, store: Store, key: str) -> None:
+        store.create(spec("x", (1, 4), (1, 4)))
+        with pytest.raises(ValueError, match="is no key of a blob"):
+            store.put_blob("x", key, [b"state"])
+        with pytest.raises(ValueError, match="is no key of a blob"):
+            store.get_blob("x", key)
+
+    def test_a_lease_is_some_seconds_or_none(self, store: Store) -> None:
+        assert store.lease_s is None or store.lease_s >= 1
+
+    # --- closing ---
 
     def test_it_can_be_closed_twice(self, store: Store) -> None:
         store.close()

@@ -1,5 +1,6 @@
 """What HDF5Store promises beyond the contract of every store: opening, attributes, readers."""
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -87,12 +88,32 @@ class TestOpening:
         assert path.read_bytes() == before
         first.close()
 
-    def test_a_record_without_its_file_is_not_taken_over(self, path):
-        record = Path(f"{path}.commit.json")
-        record.write_text("{}")
-        with pytest.raises(ExistsError, match="commit"):
+    @pytest.mark.parametrize("end", ["commit.json", "checkpoint-0", "tail-12"])
+    def test_what_lay_beside_a_file_that_is_gone_is_not_taken_over(self, path, end):
+        orphan = Path(f"{path}.{end}")
+        orphan.write_text("{}")
+        with pytest.raises(ExistsError, match=rf"a\.h5\.{end} is there"):
             HDF5Store.new(path)
         assert not path.exists()
+        assert orphan.read_text() == "{}"
+
+    def test_other_files_with_a_longer_name_are_nobodys(self, path):
+        for end in ("bak", "my-copy", "old.h5", "chunks"):
+            Path(f"{path}.{end}").touch()
+        HDF5Store.new(path).close()
+
+    @pytest.mark.parametrize("name", ["a//b", "/a", "a/", "a/../b", "./a", "a/.", "a\0b"])
+    def test_names_that_hdf5_would_change_are_refused_and_the_store_lives(self, path, store, name):
+        store.create(spec("a/b", (2,), (2,)))
+        for call in (
+            lambda: store.create(spec(name, (2,), (2,))),
+            lambda: store.create_labels(name, ["a"]),
+            lambda: store.set_attrs({"a": 1}, name),
+            lambda: store.read(name),
+        ):
+            with pytest.raises(FormatError, match=re.escape(repr(name))):
+                call()
+        assert store.names() == ["a/b"]
 
     def test_an_unknown_compression_makes_no_file(self, path):
         with pytest.raises(FormatError, match="'gzip' is not one of"):

@@ -17,6 +17,7 @@ from zarr_places import SETTINGS, every_file
 from jaxstore.errors import BusyError, ExistsError, FormatError, MissingError
 from jaxstore.stores.blobs import blobs_at
 from jaxstore.stores.zarr3 import ZarrStore
+from jaxstore.stores.zarr3_checksum import with_checksum
 
 # --- zarr and xarray read what was written ---
 
@@ -33,7 +34,7 @@ def test_zarr_reads_what_was_written(tmp_path: Path, settings: dict[str, Any], d
     array = group["g/x"]
     assert_same_bits(array[:], values)
     assert array.metadata.dimension_names == ("chain", "draw", "dim_0")
-    assert dict(array.attrs) == {"unit": "m"}
+    assert set(array.attrs) == {"unit", "jaxstore_checksum"}
     codecs = [
         codec["name"] for codec in json.loads((tmp_path / "a/g/x/zarr.json").read_text())["codecs"]
     ]
@@ -95,7 +96,9 @@ def test_a_store_does_not_trust_consolidated_metadata(tmp_path: Path) -> None:
     store = ZarrStore.new(tmp_path / "a")
     store.create(spec("x", (1, 4), (1, 4)))
     store.seal()
-    zarr.open_group(tmp_path / "a", use_consolidated=False)["x"].resize((1, 6))
+    path = tmp_path / "a/x/zarr.json"  # as by a writer that was killed before it drops the copies
+    document = {**json.loads(path.read_text()), "shape": [1, 6]}
+    path.write_text(json.dumps(with_checksum(document, own=())))
     assert ZarrStore.open(tmp_path / "a").spec("x").shape == (1, 6)
     assert ZarrStore.open(tmp_path / "a").read("x").shape == (1, 6)
 
@@ -225,7 +228,9 @@ def test_unknown_settings_are_refused_before_anything_is_made(tmp_path: Path) ->
 
 
 def test_a_url_that_is_refused_keeps_its_secrets() -> None:
-    with pytest.raises(FormatError, match="nope://host/a is no URL") as caught:
+    with pytest.raises(
+        FormatError, match="nope://host/a cannot be opened as an object store"
+    ) as caught:
         ZarrStore.new("nope://me:secret@host/a?token=secret")
     assert "secret" not in str(caught.value)
     assert caught.value.__context__ is None  # obstore's error shows the whole URL
@@ -248,9 +253,9 @@ def test_names_that_leave_the_store_are_refused(tmp_path: Path, name: str) -> No
     assert every_file(tmp_path) == before
 
 
-def test_a_chunk_too_large_for_blosc_is_refused(tmp_path: Path) -> None:
+def test_a_chunk_too_large_to_be_read_is_refused(tmp_path: Path) -> None:
     store = ZarrStore.new(tmp_path / "a")
-    with pytest.raises(ValueError, match="smaller chunks or compression=None"):
+    with pytest.raises(ValueError, match="Choose smaller chunks"):
         store.create(spec("x", (1, 0), (1, 1 << 29)))
     assert store.names() == []
 

@@ -95,6 +95,7 @@ def test_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
     for folder in ("", "g", "g/x"):
         for owner in (dead, alive, "elsewhere-5-0"):
             (tmp_path / "a" / folder / f"zarr.json.{owner}.partial").write_text("{")
+    store.close()
     ZarrStore.open(tmp_path / "a")
     assert len(list(tmp_path.rglob("*.partial"))) == 9
     ZarrStore.open(tmp_path / "a", mode="r+")

@@ -9,7 +9,7 @@ A kill between any two of them leaves the last committed state readable.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Buffer, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -57,6 +57,14 @@ class Store(Protocol):
         """Whether a chunk that is written again is, at any moment, the old or the new one."""
         ...
 
+    @property
+    def lease_s(self) -> float | None:
+        """Seconds within which a living writer must commit, or be taken for dead by others.
+
+        None where the operating system's lock tells who lives.
+        """
+        ...
+
     def create(self, spec: ArraySpec) -> None:
         """Make an array of fill values (NaN where the dtype has one, else zero), and its groups.
 
@@ -89,8 +97,20 @@ class Store(Protocol):
         """Publish a new shape; growing never loses what `write` put beyond the old one."""
         ...
 
-    def read(self, name: str, region: tuple[slice, ...] = ()) -> np.ndarray[Any, Any]:
-        """Copy out a region, half-open slices of step one; absent trailing axes are whole."""
+    def read(
+        self, name: str, region: tuple[slice, ...] = (), *, is_strict: bool = False
+    ) -> np.ndarray[Any, Any]:
+        """Copy out a region, half-open slices of step one; absent trailing axes are whole.
+
+        Args:
+            name: Of an array.
+            region: What of it.
+            is_strict: Whether all of the region was written, so that a chunk which is absent was
+                lost; else it reads as fill values.
+
+        Raises:
+            TooLargeError: The region is more than this machine has memory.
+        """
         ...
 
     def attrs(self, name: str = "") -> dict[str, Json]:
@@ -111,6 +131,36 @@ class Store(Protocol):
 
     def committed(self) -> dict[str, Json] | None:
         """The record as last committed, None if there never was one."""
+        ...
+
+    def put_blob(self, name: str, key: str, parts: Sequence[Buffer]) -> None:
+        """Keep bytes under a key of an array, replaced in one step.
+
+        They are no part of the array, and foreign readers do not see them.
+
+        Args:
+            name: Of an array, the same one for `get_blob`.
+            key: Such as "checkpoint-0": lower case, digits and hyphens.
+            parts: Joined to what `get_blob` returns.
+
+        Raises:
+            MissingError: There is no such array.
+        """
+        ...
+
+    def get_blob(self, name: str, key: str) -> bytes | None:
+        """The bytes under a key of an array, None if there are none."""
+        ...
+
+    def delete_blob(self, name: str, key: str) -> None:
+        """Remove the bytes under a key of an array, if there are any."""
+        ...
+
+    def damage(self, name: str, region: tuple[slice, ...]) -> Iterator[str]:
+        """What is wrong with each damaged or absent chunk of a region; reads all of them.
+
+        Every text names the chunk: "chunk (0, 3) is absent".
+        """
         ...
 
     def create_labels(self, name: str, labels: Sequence[str]) -> None:

@@ -6,26 +6,31 @@ is for the format. zarr is imported to hand the same place to its array API.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Buffer, Iterator, Sequence
+from collections.abc import Buffer, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import obstore
 import zarr.storage
-from obstore.exceptions import AlreadyExistsError
-from obstore.exceptions import BaseError as ObstoreError
 from zarr.abc.store import Store as AnyZarrStore
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from jaxstore.errors import ExistsError, FormatError
-from jaxstore.stores.files import put_file, remove_leftovers
+from jaxstore.stores.blobs_ahead import Found, fetch_ahead
+from jaxstore.stores.blobs_objects import ObjectBlobs
+from jaxstore.stores.blobs_service import open_url
+from jaxstore.stores.files import (
+    make_folders,
+    put_file,
+    put_new_file,
+    remove_leftovers,
+    sync_folder,
+)
+from jaxstore.stores.plain_files import ANY_BYTES, PlainFiles, check_size
 from jaxstore.stores.urls import is_url, local_path, redact
-
-_MULTIPART_BYTES = 64 << 20  # below, one request per object; S3 takes up to 5 GiB in one
-# A request that hangs is given up and tried again; obstore's own default waits for minutes.
-_CLIENT = {"timeout": "60s", "connect_timeout": "10s"}
 
 
 class Blobs(Protocol):
@@ -46,8 +51,16 @@ class Blobs(Protocol):
         """Path of the root inside `zarr_store`, "" or ending in a slash."""
         ...
 
-    def get(self, key: str) -> bytes | None:
-        """The object, None if there is none."""
+    def get(self, key: str, most_bytes: int = ANY_BYTES) -> bytes | None:
+        """The object, None if there is none.
+
+        Raises:
+            FormatError: It has more bytes than it may have.
+        """
+        ...
+
+    def get_many(self, keys: Iterable[str], most_bytes: int) -> Iterator[Found]:
+        """As `get` of each key, in order; where that takes time, several at once."""
         ...
 
     def put(self, key: str, parts: Sequence[Buffer]) -> None:
@@ -70,24 +83,38 @@ class Blobs(Protocol):
         """Names of the folders in a folder."""
         ...
 
-    def tidy(self, under: str = "") -> None:
-        """Remove what killed writers left half done in a folder."""
+    def tidy(self) -> None:
+        """Remove what killed writers left half done."""
+        ...
+
+    def sync(self) -> None:
+        """Where that was asked for, wait until all that was put would outlive a power loss."""
         ...
 
 
 class FileBlobs:
-    """Files below a directory; errors of the system pass through with their errno."""
+    """Files below a directory; errors of the system pass through with their errno.
+
+    Args:
+        root: Made by `make_folder` alone, so that it does not come back once it is removed.
+        durable: Whether `sync` has something to do; each file is then synced as it is put.
+    """
 
     prefix = ""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, *, durable: bool = False) -> None:
+        self.root = Path(os.path.abspath(root))  # a later change of directory changes nothing
+        self._durable = durable
+        self._unsynced: set[str] = set()  # folders with new names in them
+        self._files = PlainFiles(str(self.root))
         self.location = str(root)
-        self.zarr_store: AnyZarrStore = zarr.storage.LocalStore(root)
+        self.zarr_store: AnyZarrStore = zarr.storage.LocalStore(self.root)
 
     def make_folder(self) -> bool:
         """Make the root and the folders above it; whether it was not there before."""
+        absent = [folder for folder in self.root.parents if not folder.exists()]
         self.root.parent.mkdir(parents=True, exist_ok=True)
+        self._changed(*(str(folder.parent) for folder in (self.root, *absent)))
         try:
             self.root.mkdir()
         except FileExistsError:
@@ -98,31 +125,43 @@ class FileBlobs:
             ) from None
         return True
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str, most_bytes: int = ANY_BYTES) -> bytes | None:
         """The object, None if there is none."""
-        try:
-            return (self.root / key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        return self._files.read(key, most_bytes)
+
+    def get_many(self, keys: Iterable[str], most_bytes: int) -> Iterator[Found]:
+        """As `get` of each key: a disk gives one after the other as fast."""
+        for key in keys:
+            try:
+                found: Found = self._files.read(key, most_bytes)
+            except FormatError as error:
+                found = error
+            yield found
 
     def put(self, key: str, parts: Sequence[Buffer]) -> None:
         """Put the parts as one object."""
-        put_file(os.path.join(self.root, key), parts)
+        path = os.path.join(self.root, key)
+        try:
+            put_file(path, parts, durable=self._durable)
+        except FileNotFoundError:
+            self._changed(*make_folders(str(self.root), os.path.dirname(key)))
+            put_file(path, parts, durable=self._durable)
+        self._changed(os.path.dirname(path))
 
     def put_new(self, key: str, data: bytes) -> bool:
         """Put an object unless there is one; whether it was put."""
-        # First an empty file that only one writer can make, then its content in one step.
-        try:
-            with open(self.root / key, "xb"):
-                pass
-        except FileExistsError:
-            return False
-        self.put(key, (data,))
-        return True
+        path = os.path.join(self.root, key)
+        is_put = put_new_file(path, (data,), durable=self._durable)
+        if is_put:
+            self._changed(os.path.dirname(path))
+        return is_put
 
     def delete(self, key: str) -> None:
         """Remove an object that may be there."""
-        (self.root / key).unlink(missing_ok=True)
+        path = os.path.join(self.root, key)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+            self._changed(os.path.dirname(path))
 
     def keys(self, under: str = "") -> Iterator[str]:
         """Keys of all objects in a folder and the folders in it."""
@@ -135,62 +174,19 @@ class FileBlobs:
         with os.scandir(self.root / under) as entries:
             return [entry.name for entry in entries if entry.is_dir()]
 
-    def tidy(self, under: str = "") -> None:
-        """Remove what killed writers left half done in a folder."""
-        remove_leftovers(self.root / under)
+    def tidy(self) -> None:
+        """Remove what killed writers left half done."""
+        remove_leftovers(self.root)
 
+    def sync(self) -> None:
+        """Where that was asked for, wait until all that was put would outlive a power loss."""
+        for folder in sorted(self._unsynced, reverse=True):  # before the one above, which names it
+            sync_folder(folder)
+            self._unsynced.remove(folder)
 
-class ObjectBlobs:
-    """Objects of an obstore store below a prefix."""
-
-    def __init__(self, store: Any, prefix: str, *, location: str) -> None:
-        self._store = store
-        self.prefix = prefix
-        self.location = location
-        self.zarr_store: AnyZarrStore = zarr.storage.ObjectStore(store)
-
-    def get(self, key: str) -> bytes | None:
-        """The object, None if there is none."""
-        try:
-            return bytes(obstore.get(self._store, self.prefix + key).bytes())
-        except FileNotFoundError:
-            return None
-
-    def put(self, key: str, parts: Sequence[Buffer]) -> None:
-        """Put the parts as one object."""
-        data = b"".join(parts)
-        multipart = len(data) > _MULTIPART_BYTES
-        obstore.put(self._store, self.prefix + key, data, use_multipart=multipart)
-
-    def put_new(self, key: str, data: bytes) -> bool:
-        """Put an object unless there is one; whether it was put."""
-        try:
-            obstore.put(self._store, self.prefix + key, data, mode="create")
-        except AlreadyExistsError:
-            # A put whose answer was lost is sent again and then finds itself there.
-            return self.get(key) == data
-        return True
-
-    def delete(self, key: str) -> None:
-        """Remove an object that may be there."""
-        obstore.delete(self._store, self.prefix + key)
-
-    def keys(self, under: str = "") -> Iterator[str]:
-        """Keys of all objects in a folder and the folders in it."""
-        for batch in obstore.list(self._store, self._folder(under)):
-            for entry in batch:
-                yield entry["path"].removeprefix(self.prefix)
-
-    def folders(self, under: str = "") -> list[str]:
-        """Names of the folders in a folder."""
-        found = obstore.list_with_delimiter(self._store, self._folder(under))
-        return [path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]]
-
-    def tidy(self, under: str = "") -> None:
-        """Nothing to do: an object is there whole or not at all."""
-
-    def _folder(self, under: str) -> str | None:
-        return (self.prefix + under).rstrip("/") or None
+    def _changed(self, *folders: str) -> None:
+        if self._durable:
+            self._unsynced.update(folders)
 
 
 class ZarrBlobs:
@@ -201,10 +197,20 @@ class ZarrBlobs:
         self.prefix = prefix
         self.location = redact(f"{store}{'/' if prefix else ''}{prefix}").rstrip("/")
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str, most_bytes: int = ANY_BYTES) -> bytes | None:
         """The object, None if there is none."""
-        found = sync(self.zarr_store.get(self.prefix + key, default_buffer_prototype()))
-        return None if found is None else found.to_bytes()
+        return sync(self._get(key, most_bytes))
+
+    def get_many(self, keys: Iterable[str], most_bytes: int) -> Iterator[Found]:
+        """As `get` of each key, several at once."""
+
+        async def fetch(key: str) -> Found:
+            try:
+                return await self._get(key, most_bytes)
+            except FormatError as error:
+                return error
+
+        return fetch_ahead(keys, fetch)
 
     def put(self, key: str, parts: Sequence[Buffer]) -> None:
         """Put the parts as one object."""
@@ -237,53 +243,58 @@ class ZarrBlobs:
 
         return [name.rstrip("/") for name in sync(listed()) if name != "zarr.json"]
 
-    def tidy(self, under: str = "") -> None:
+    def tidy(self) -> None:
         """Nothing to do: what zarr's store leaves behind is its own."""
 
+    def sync(self) -> None:
+        """Nothing to do: how long zarr's store keeps what it took is its own."""
 
-def blobs_at(where: Any) -> Blobs:
-    """The objects at a path, a URL, an obstore store, a zarr store or a zarr group."""
+    async def _get(self, key: str, most_bytes: int) -> bytes | None:
+        found = await self.zarr_store.get(self.prefix + key, default_buffer_prototype())
+        if found is None:
+            return None
+        check_size(key, len(found), most_bytes, location=self.location)
+        return found.to_bytes()
+
+
+def blobs_at(where: Any, *, durable: bool = False) -> Blobs:
+    """The objects at a path, a URL, an obstore store, a zarr store or a zarr group.
+
+    Args:
+        where: The place.
+        durable: Whether `sync` makes files outlive a power loss.
+    """
     if is_url(where):
         path = local_path(where)
-        return (
-            FileBlobs(path) if path else ObjectBlobs(_from_url(where), "", location=redact(where))
-        )
+        if path is None:
+            return ObjectBlobs(open_url(where), "", location=redact(where))
+        return FileBlobs(path, durable=durable)
     if isinstance(where, (str, os.PathLike)):
-        return FileBlobs(Path(where))
+        return FileBlobs(Path(where), durable=durable)
     if isinstance(where, zarr.Group):
-        return _of_zarr(where.store, where.path.strip("/"))
+        return _of_zarr(where.store, where.path.strip("/"), durable=durable)
     if isinstance(where, AnyZarrStore):
-        return _of_zarr(where, "")
+        return _of_zarr(where, "", durable=durable)
     if type(where).__module__.partition(".")[0] == "obstore":
-        return _of_obstore(where, "")
+        return _of_obstore(where, "", durable=durable)
     raise TypeError(
         f"{type(where).__name__} is no place for a Zarr store. "
         "Give a path, a URL, an obstore store, a zarr store or a zarr group."
     )
 
 
-def _of_zarr(store: AnyZarrStore, path: str) -> Blobs:
+def _of_zarr(store: AnyZarrStore, path: str, *, durable: bool) -> Blobs:
     # Files and objects are put by us: in one step, and without a turn of zarr's event loop.
     if type(store) is zarr.storage.LocalStore and not store.read_only:
-        return FileBlobs(store.root / path)
+        return FileBlobs(store.root / path, durable=durable)
     if type(store) is zarr.storage.ObjectStore and not store.read_only:
-        return _of_obstore(store.store, path)
+        return _of_obstore(store.store, path, durable=durable)
     return ZarrBlobs(store, f"{path}/" if path else "")
 
 
-def _of_obstore(store: Any, path: str) -> Blobs:
+def _of_obstore(store: Any, path: str, *, durable: bool) -> Blobs:
     if isinstance(store, obstore.store.LocalStore) and store.prefix is not None:
-        return FileBlobs(Path(store.prefix) / path)  # its errors carry no errno
+        return FileBlobs(Path(store.prefix) / path, durable=durable)  # its errors carry no errno
     shown = "memory://" if isinstance(store, obstore.store.MemoryStore) else repr(store)
     prefix = f"{path}/" if path else ""
     return ObjectBlobs(store, prefix, location=redact(shown) + f" {path}".rstrip())
-
-
-def _from_url(url: str) -> Any:
-    options: dict[str, Any] = {} if url.startswith("memory:") else {"client_options": _CLIENT}
-    try:
-        return obstore.store.from_url(url, **options)
-    except (ObstoreError, ValueError):
-        known = "file://, s3://, gs://, az://, https:// or memory://"
-    # Not chained: the error of obstore shows the whole URL.
-    raise FormatError(f"{redact(url)} is no URL of an object store. Use a path, {known}.")

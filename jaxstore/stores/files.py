@@ -1,56 +1,149 @@
 """Files that are replaced whole: written beside, then renamed.
 
-Owned here: what a killed process leaves behind, and how it is told from what a live one writes.
+Owned here: what a killed process leaves behind, and how it is told from what a live one writes;
+what has to reach the disk so that a file outlives a power loss.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import socket
-from collections.abc import Buffer, Sequence
+from collections.abc import Buffer, Iterator, Sequence
 from pathlib import Path
+
+from jaxstore.errors import MissingError
+from jaxstore.stores.holder import is_alive
 
 _SUFFIX = ".partial"  # as zarr's LocalStore names its own
 _MOST_BYTES = 1 << 30  # in one call; Linux takes 2 GiB at most, macOS refuses as much
-_count = itertools.count()
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+# From anywhere: in a container each process may have the number of the one that was killed.
+_count = itertools.count(int.from_bytes(os.urandom(6)))
 
 
-def put_file(path: str, parts: Sequence[Buffer]) -> None:
+def put_file(path: str, parts: Sequence[Buffer], *, durable: bool = False) -> None:
     """Write the parts as one file; readers see the file before or the one after.
 
     On failure the file is as it was, and the error is the one of the system.
+
+    Args:
+        path: In a folder that is there.
+        parts: One after the other.
+        durable: Whether the bytes are on the disk before the file has its name. The name itself
+            is there for good only after `sync_folder`.
     """
+    with _written_beside(path, parts, durable=durable) as beside:
+        os.replace(beside, path)
+
+
+def put_new_file(path: str, parts: Sequence[Buffer], *, durable: bool = False) -> bool:
+    """As `put_file` where there is no such file; whether it was put."""
+    if os.path.lexists(path):
+        return False
+    with _written_beside(path, parts, durable=durable) as beside:
+        try:
+            os.link(beside, path)  # which, unlike a rename, replaces nothing
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links: a kill can leave an empty file
+            try:
+                os.close(os.open(path, _NEW, 0o666))
+            except FileExistsError:
+                return False
+            os.replace(beside, path)
+    return True
+
+
+def is_partial(path: str) -> bool:
+    """Whether this is a file that was never finished."""
+    return path.endswith(_SUFFIX)
+
+
+@contextlib.contextmanager
+def _written_beside(path: str, parts: Sequence[Buffer], *, durable: bool) -> Iterator[str]:
+    """A file beside a path with these bytes in it, which is gone in the end."""
     beside = f"{path}.{socket.gethostname()}-{os.getpid()}-{next(_count)}{_SUFFIX}"
+    is_moved = False
     try:
-        file = _open_new(beside)
+        file = os.open(beside, _NEW, 0o666)
         try:
             _write_all(file, [memoryview(part).cast("B") for part in parts])
+            if durable:
+                os.fsync(file)
         finally:
             os.close(file)
-        os.replace(beside, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(beside)
+        yield beside
+        is_moved = not os.path.lexists(beside)
+    except OSError as error:
+        if error.filename is None:
+            error.filename = path  # writing to a descriptor, the system does not know it
         raise
+    finally:
+        if not is_moved:
+            with contextlib.suppress(OSError):
+                os.unlink(beside)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove half-written files of processes that are gone from this machine."""
-    for path in folder.glob(f"*.{socket.gethostname()}-*{_SUFFIX}"):
-        pid = path.name.removesuffix(_SUFFIX).split("-")[-2]
-        if pid.isdigit() and not _is_alive(int(pid)):
-            path.unlink(missing_ok=True)
-
-
-def _open_new(path: str) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+def sync_folder(path: str) -> None:
+    """Wait until the names in a folder are on the disk; Windows has no way to ask for it."""
+    if os.name == "nt":
+        return
+    folder = os.open(path, os.O_RDONLY)
     try:
-        return os.open(path, flags, 0o666)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-    return os.open(path, flags, 0o666)
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def make_folders(root: str, folder: str) -> list[str]:
+    """Make a folder and those above it, below a root that must be there.
+
+    Args:
+        root: Is never made: who removed it did not mean it to come back.
+        folder: Relative to the root, "" for itself.
+
+    Returns:
+        The folders that have a new name in them.
+
+    Raises:
+        MissingError: The root is gone.
+    """
+    changed = []
+    if not os.path.isdir(root):
+        raise vanished(root)
+    above = root
+    for part in folder.split("/") if folder else []:
+        path = os.path.join(above, part)
+        try:
+            os.mkdir(path)
+            changed.append(above)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:
+            raise vanished(root) from None
+        above = path
+    return changed
+
+
+def vanished(root: str) -> MissingError:
+    """The error for a root folder that is gone, or is another one now."""
+    error = MissingError(
+        f"{root}: the folder was removed or replaced while it was written to, and it is not made "
+        "again. Move it back, or write to a new place."
+    )
+    error.errno, error.filename = errno.ENOENT, root
+    return error
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove half-written files of processes that are gone from this machine, at any depth."""
+    for path in root.rglob(f"*.{socket.gethostname()}-*{_SUFFIX}"):
+        pid = path.name.removesuffix(_SUFFIX).split("-")[-2]
+        if pid.isdigit() and not is_alive(int(pid)):
+            path.unlink(missing_ok=True)
 
 
 def _write_all(file: int, parts: list[memoryview]) -> None:
@@ -63,13 +156,3 @@ def _write_all(file: int, parts: list[memoryview]) -> None:
             n_written -= len(left.pop(0))
         if n_written:
             left[0] = left[0][n_written:]
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

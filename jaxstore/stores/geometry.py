@@ -5,7 +5,6 @@ Owned here: the cut of a region along the chunk grid. How large a chunk is, is f
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -31,8 +30,8 @@ def chunk_regions(
     (1,) slice(0, 4, None) slice(1, 5, None) True
     (2,) slice(0, 1, None) slice(5, 6, None) False
     """
-    axes = [list(_cuts(*axis)) for axis in zip(start, shape, chunks, strict=True)]
-    for parts in itertools.product(*axes):
+    axes = list(zip(start, shape, chunks, strict=True))
+    for parts in _product(axes) if all(shape) else ():
         yield ChunkRegion(
             index=tuple(part.index for part in parts),
             in_chunk=tuple(part.in_chunk for part in parts),
@@ -49,6 +48,20 @@ class _Cut:
     in_chunk: slice
     in_values: slice
     is_whole: bool
+
+
+def _product(axes: list[tuple[int, int, int]]) -> Iterator[tuple[_Cut, ...]]:
+    """Every combination of the pieces of each axis, the last axis fastest.
+
+    Not `itertools.product`, which makes all pieces first: a region may have 2^45 of them.
+    """
+    if not axes:
+        yield ()
+        return
+    *outer, last = axes
+    for parts in _product(outer):
+        for part in _cuts(*last):
+            yield (*parts, part)
 
 
 def _cuts(start: int, length: int, chunk: int) -> Iterator[_Cut]:

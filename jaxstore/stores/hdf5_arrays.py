@@ -1,29 +1,46 @@
 """One dataset as an array of chunks: made, opened, written by chunks, read by regions.
 
-Owned here: the bytes of a region. Which chunks it touches is `geometry`, the bytes of one chunk
-`hdf5_codec`, the way to the dataset `hdf5_names`.
+Owned here: the way of whole chunks into a dataset and out of it. Which chunks a region touches is
+`geometry`, how they make it up `hdf5_chunks`, the bytes of one chunk `hdf5_codec`, the way to the
+dataset `hdf5_names`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
 
-from jaxstore.errors import FormatError
+from jaxstore.errors import FormatError, MismatchError
 from jaxstore.stores.base import ArraySpec
 from jaxstore.stores.dtypes import fill_value, from_stored, parse_dtype
 from jaxstore.stores.geometry import chunk_regions
 from jaxstore.stores.hdf5_attrs import DTYPE, read_all
-from jaxstore.stores.hdf5_codec import Encode, chunk_encoder
+from jaxstore.stores.hdf5_blobs import is_blob
+from jaxstore.stores.hdf5_chunks import ChunkError, Index, Region, chunks_of, gather
+from jaxstore.stores.hdf5_codec import ChunkCodec, codec_of
 from jaxstore.stores.hdf5_names import find_item
 from jaxstore.stores.hdf5_scales import dims_of, name_dims
+from jaxstore.stores.limits import check_memory
 
 Array = np.ndarray[Any, Any]
+_HDF5_ERRORS = (OSError, RuntimeError, MemoryError)  # the last for a dataset without any chunk
+
+
+class Log(Protocol):
+    """Who wants to know where chunks lie."""
+
+    def moving(self, name: str, index: Index) -> None:
+        """A chunk is written; if it was there before, it may move."""
+        ...
+
+    def placed(self, name: str, index: Index, *, offset: int, n_bytes: int) -> None:
+        """Now it lies there."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +48,11 @@ class StoredArray:
     """An open dataset and what is needed to read and write it."""
 
     name: str
+    location: str  # of the store
     dataset: h5py.Dataset
     dtype: np.dtype[Any]  # what callers see
     chunks: tuple[int, ...]  # of a dataset without chunks, the whole of it
-    encode: Encode | None  # None: HDF5 has to encode by itself
+    codec: ChunkCodec | None  # None: HDF5 has to encode and decode by itself
 
     def spec(self, shape: tuple[int, ...]) -> ArraySpec:
         """How the array lies in the file, with the shape that counts."""
@@ -47,9 +65,9 @@ class StoredArray:
             attrs=read_all(self.dataset),
         )
 
-    def write(self, start: Sequence[int], values: Array) -> None:
+    def write(self, start: Sequence[int], values: Array, *, log: Log | None) -> None:
         """Put stored values at an offset inside the dataset's shape."""
-        if self.encode is None:
+        if self.codec is None:
             stop = (a + n for a, n in zip(start, values.shape, strict=True))
             self.dataset[tuple(map(slice, start, stop))] = values
             return
@@ -58,55 +76,96 @@ class StoredArray:
             block = values[part.in_values]
             if not part.is_whole:
                 block = self._patched(origin, part.in_chunk, block)
-            data = self.encode(np.ascontiguousarray(block))
+            data = self.codec.encode(block)
+            if log is None:
+                self.dataset.id.write_direct_chunk(origin, data)
+                continue
+            log.moving(self.name, part.index)
             self.dataset.id.write_direct_chunk(origin, data)
+            info = self.dataset.id.get_chunk_info_by_coord(origin)
+            log.placed(self.name, part.index, offset=info.byte_offset, n_bytes=info.size)
 
-    def read(self, region: tuple[slice, ...]) -> Array:
-        """Copy out a region, as the dtype that callers see.
+    def read(self, region: Region, *, is_strict: bool) -> Array:
+        """Copy out a bounded region, as the dtype that callers see.
+
+        Args:
+            region: A slice with both ends for every axis.
+            is_strict: Whether an absent chunk is an error; else it holds fill values.
 
         Raises:
-            OSError: A chunk is damaged, or a filter is not installed.
+            FormatError: A chunk is damaged, or absent.
+            OSError: A foreign array cannot be read; or a filter is not installed.
+            TooLargeError: This machine has less memory than that.
         """
+        shape = tuple(part.stop - part.start for part in region)
+        n_bytes = math.prod(shape) * self.dataset.dtype.itemsize
+        check_memory(n_bytes, f"{self.name!r} in {self.location}: the region of {shape}")
         try:
-            stored = np.asarray(self.dataset[region])
+            stored = self._stored(region, is_strict=is_strict)
+        except ChunkError as error:
+            raise error.named(self.name, location=self.location) from error.__cause__
         except (OSError, RuntimeError) as error:
-            chunk = self._damaged(region)
-            where = "" if chunk is None else f", chunk {chunk}"
-            file = self.dataset.file.filename
-            raise OSError(f"{self.name!r} in {file}{where}: cannot be read: {error}") from error
+            where = "".join(f", {text}" for text in [*self.damage(region)][:1])
+            raise OSError(
+                f"{self.name!r} in {self.location}{where}: cannot be read: {error}"
+            ) from error
         return from_stored(stored, self.dtype) if self.is_ours else stored
+
+    def damage(self, region: Region) -> Iterator[str]:
+        """What is wrong with each damaged or absent chunk of a bounded region."""
+        for index, part in chunks_of(region, self.chunks):
+            try:
+                self._stored(part, is_strict=True)
+            except ChunkError as error:
+                yield str(error)
+            except (OSError, RuntimeError) as error:
+                yield f"chunk {index} is damaged: {error}"
 
     @property
     def is_ours(self) -> bool:
         """Whether stores write this dtype; a foreign file may hold text or records."""
         return self.dtype.kind in "biufcV" and self.dtype.names is None
 
-    def _patched(self, origin: tuple[int, ...], covered: tuple[slice, ...], values: Array) -> Array:
+    def _stored(self, region: Region, *, is_strict: bool) -> Array:
+        if self.codec is not None:
+            # Not by HDF5: of a frame that claims gigabytes it would make them.
+            fill = self.dataset.fillvalue
+            return gather(region, self.codec, fill, fetch=self._fetch, is_strict=is_strict)
+        if is_strict and self.dataset.chunks is not None:
+            for index, _ in chunks_of(region, self.chunks):
+                if not self._is_present(index):
+                    raise ChunkError(index, "is absent")
+        return np.asarray(self.dataset[region])
+
+    def _fetch(self, index: Index) -> tuple[int, Any] | None:
+        origin = tuple(i * n for i, n in zip(index, self.chunks, strict=True))
+        try:
+            return self.dataset.id.read_direct_chunk(origin)
+        except _HDF5_ERRORS as error:
+            if not self._is_present(index):  # asked only now: it takes a walk over all chunks
+                return None
+            raise ChunkError(index, f"cannot be read: {error}") from error
+
+    def _is_present(self, index: Index) -> bool:
+        origin = tuple(i * n for i, n in zip(index, self.chunks, strict=True))
+        return self.dataset.id.get_chunk_info_by_coord(origin).byte_offset is not None
+
+    def _patched(self, origin: tuple[int, ...], covered: Region, values: Array) -> Array:
         """The chunk at `origin` with `values` in it; read only if they leave out some of it."""
-        block = np.full(self.chunks, self.dataset.fillvalue, self.dataset.dtype)
+        assert self.codec is not None
+        block = np.full(self.chunks, self.dataset.fillvalue, self.codec.dtype)
         present = tuple(
             slice(0, min(n, size - first))
             for first, n, size in zip(origin, self.chunks, self.dataset.shape, strict=True)
         )
         if covered != present:
-            block[present] = self.dataset[
-                tuple(slice(a, a + p.stop) for a, p in zip(origin, present, strict=True))
-            ]
+            region = tuple(slice(a, a + p.stop) for a, p in zip(origin, present, strict=True))
+            try:
+                block[present] = self._stored(region, is_strict=False)
+            except ChunkError as error:
+                raise error.named(self.name, location=self.location) from None
         block[covered] = values
         return block
-
-    def _damaged(self, region: tuple[slice, ...]) -> tuple[int, ...] | None:
-        """Index of the first chunk of a region that cannot be read."""
-        grid = (
-            range(s.start // n, -(-s.stop // n)) for s, n in zip(region, self.chunks, strict=True)
-        )
-        for index in product(*grid):
-            corner = tuple(i * n for i, n in zip(index, self.chunks, strict=True))
-            try:
-                self.dataset[corner]
-            except (OSError, RuntimeError):
-                return index
-        return None
 
 
 def find_array(root: h5py.Group, name: str, *, location: str) -> StoredArray | None:
@@ -116,7 +175,7 @@ def find_array(root: h5py.Group, name: str, *, location: str) -> StoredArray | N
         FormatError: Its data lie in other files.
     """
     dataset = find_item(root, name, location=location)
-    if not isinstance(dataset, h5py.Dataset):
+    if not isinstance(dataset, h5py.Dataset) or is_blob(dataset):
         return None
     if dataset.external or dataset.is_virtual:
         kind = "virtual" if dataset.is_virtual else "external"
@@ -126,10 +185,11 @@ def find_array(root: h5py.Group, name: str, *, location: str) -> StoredArray | N
         )
     return StoredArray(
         name=name,
+        location=location,
         dataset=dataset,
         dtype=_dtype(dataset),
         chunks=dataset.chunks or tuple(max(n, 1) for n in dataset.shape),
-        encode=chunk_encoder(dataset),
+        codec=codec_of(dataset),
     )
 
 
@@ -146,6 +206,33 @@ def make_array(
         dataset.attrs[DTYPE] = spec.dtype.name
     name_dims(group, dataset, spec.dims)
     return dataset
+
+
+def check_write(array: StoredArray, start: Sequence[int], values: Array) -> None:
+    """Refuse values that are not of this array, before HDF5 casts or broadcasts them."""
+    ndim = len(array.chunks)
+    if values.dtype.newbyteorder("=") != array.dtype:
+        raise MismatchError(
+            f"{array.name!r} holds {array.dtype}, these values are {values.dtype}. "
+            f"Cast them to {array.dtype}."
+        )
+    if values.ndim != ndim or len(start) != ndim or min(start, default=0) < 0:
+        raise MismatchError(
+            f"{array.name!r} has {ndim} axes, so values of shape {values.shape} cannot be put at "
+            f"{tuple(start)}."
+        )
+
+
+def kept_shape(
+    old: tuple[int, ...], new: tuple[int, ...], extent: tuple[int, ...], *, name: str
+) -> tuple[int, ...]:
+    """Shape of the dataset when `new` is published in place of `old`."""
+    if len(new) != len(old):
+        raise MismatchError(
+            f"{name!r} has shape {old}, so it cannot become {new}. Give one size per axis."
+        )
+    # What lies beyond a growing axis stays for the next resize; a shrinking one is cut.
+    return tuple(max(n, e) if n >= o else n for n, o, e in zip(new, old, extent, strict=True))
 
 
 def _dtype(dataset: h5py.Dataset) -> np.dtype[Any]:

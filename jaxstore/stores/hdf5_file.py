@@ -9,12 +9,17 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 from contextlib import suppress
 from pathlib import Path
 
 import h5py
 
 from jaxstore.errors import BusyError, ExistsError, FormatError, MissingError
+from jaxstore.stores.files import sync_folder
+from jaxstore.stores.hdf5_partials import partial_beside
+from jaxstore.stores.hdf5_record import read_beside
+from jaxstore.stores.hdf5_stuck import is_stuck
 
 try:
     import fcntl
@@ -22,40 +27,104 @@ except ImportError:  # Windows: readers close the file after each operation inst
     fcntl = None  # type: ignore[assignment]
 
 CAN_UNLOCK = fcntl is not None
+_PATIENCE_S = 10.0  # of a writer with readers; one read takes far less
+_PAUSE_S = 0.002
 _FULL_BYTES = 1 << 16  # HDF5 names no errno at times; with less than this left, the disk is full
 
 
-def create_file(path: Path) -> h5py.File:
-    """Make a new file, never touching what is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def create_file(path: Path, *, durable: bool) -> h5py.File:
+    """Make a new file, never touching what is there; it has its name once it is whole and locked.
+
+    Under that name from the start, a reader could open it before HDF5 has locked it, and so lock
+    its writer out.
+    """
+    _make_folder(path.parent, durable=durable)
+    if os.path.lexists(path):
+        raise _exists(path)
+    partial = partial_beside(path)
+    file = new_file(partial)
     try:
-        file = h5py.File(path, "x")
-    except OSError as error:
-        # Of a file that is open in this process already, HDF5 knows no errno.
-        if not isinstance(error, FileExistsError) and "file exists" not in str(error):
-            raise
-        raise ExistsError(
-            f"{path} is already there and will not be overwritten. Choose another path, "
-            "open it to continue it, or remove it."
-        ) from None
-    file.flush()  # before the first flush a killed writer leaves a file that does not open
+        file.flush()  # before the first flush a killed writer leaves a file that does not open
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            raise _exists(path) from None
+        except OSError:  # a file system without hard links
+            file.close()
+            partial.unlink()
+            file = h5py.File(path, "x")
+            file.flush()
+        else:
+            partial.unlink()
+    except BaseException:
+        detach(file)
+        partial.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_file(file)
+        sync_folder(str(path.parent))
     return file
 
 
-def open_file(path: Path, mode: str) -> h5py.File:
-    """Open a file that is there, with HDF5's own lock."""
-    if not path.exists():
-        raise MissingError(f"There is no file {path}. Check the path, or create it first.")
+def new_file(path: Path) -> h5py.File:
+    """A new file, of which nothing is left if it cannot be made."""
     try:
-        return h5py.File(path, mode)
-    except PermissionError:
-        raise
-    except OSError as error:
-        if error.errno == errno.EAGAIN:
-            raise _busy(path, mode) from error
-        if "already open" in str(error):
-            raise BusyError(f"{path} cannot be opened with mode={mode!r}: {error}") from error
-        raise FormatError(f"{path} is not a readable HDF5 file: {_what(path)} ({error})") from error
+        return h5py.File(path, "x")
+    except (OSError, RuntimeError) as error:
+        path.unlink(missing_ok=True)
+        raise disk_error(error, path) from error
+
+
+def open_file(path: Path, mode: str) -> h5py.File:
+    """Open a file that is there, with HDF5's own lock.
+
+    Raises:
+        BusyError: Another process writes it; or, for writing, one reads it for too long.
+    """
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        if not path.exists():
+            raise MissingError(f"There is no file {path}. Check the path, or create it first.")
+        if is_stuck(path):
+            raise BusyError(
+                f"{path}: HDF5 cannot let go of it in this process, since a write failed. Go on in "
+                "a new process."
+            )
+        try:
+            return h5py.File(path, mode)
+        except PermissionError:
+            raise
+        except OSError as error:
+            if error.errno == errno.EAGAIN:
+                # Readers have the lock only while they read.
+                is_read = mode == "r+" and _is_only_read(path)
+                if is_read and time.monotonic() < until:
+                    time.sleep(_PAUSE_S)
+                    continue
+                raise _busy(path, is_read=is_read) from error
+            if "already open" in str(error):
+                raise BusyError(f"{path} cannot be opened with mode={mode!r}: {error}") from error
+            raise FormatError(
+                f"{path} is not a readable HDF5 file: {_what(path)} ({error})"
+            ) from error
+
+
+def check_plain(file: h5py.File) -> None:
+    """Refuse a file that cannot be synchronized.
+
+    Raises:
+        ValueError: It is no plain file on a disk.
+    """
+    if file.driver != "sec2":
+        raise ValueError(
+            f"durable=True needs a plain file, this one is open with the driver {file.driver!r}. "
+            "Open it with h5py's default driver."
+        )
+
+
+def sync_file(file: h5py.File) -> None:
+    """Wait until what HDF5 has written is on the disk."""
+    os.fsync(file.id.get_vfd_handle())
 
 
 def lock(file: h5py.File, path: Path) -> None:
@@ -65,7 +134,7 @@ def lock(file: h5py.File, path: Path) -> None:
     try:
         fcntl.flock(file.id.get_vfd_handle(), fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise _busy(path, "r") from None
+        raise _busy(path, is_read=False) from None
     except OSError as error:  # HDF5 ignores a file system without locks, and so do we
         if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
             raise
@@ -82,10 +151,10 @@ def disk_error(error: Exception, path: Path) -> Exception:
 
     HDF5 reports a failed flush as RuntimeError, at times without the errno of the system.
     """
-    if isinstance(error, OSError) and error.errno:
+    if isinstance(error, OSError) and error.errno and error.filename:
         return error
     found = re.search(r"errno = (\d+)", str(error))
-    number = int(found[1]) if found else None
+    number = getattr(error, "errno", None) or (int(found[1]) if found else None)
     if number is None and isinstance(error, OSError | RuntimeError) and _is_full(path):
         number = errno.ENOSPC
     if number is None:
@@ -107,12 +176,47 @@ def detach(file: h5py.File) -> None:
         os.close(nowhere)
 
 
-def _busy(path: Path, mode: str) -> BusyError:
-    if mode == "r":
-        what = "Another process has the file open for writing"
-    else:
-        what = "Another process has the file open, for writing or for reading"
-    return BusyError(f"{path}: {what}. Try again when it has finished or closed it.")
+def _make_folder(folder: Path, *, durable: bool) -> None:
+    new = [f for f in (folder, *folder.parents) if not f.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in new if durable else []:
+        sync_folder(str(made.parent))
+
+
+def _exists(path: Path) -> ExistsError:
+    return ExistsError(
+        f"{path} is already there and will not be overwritten. Choose another path, "
+        "open it to continue it, or remove it."
+    )
+
+
+def _is_only_read(path: Path) -> bool:
+    """Whether those who have a file locked only read it."""
+    if fcntl is None:
+        return False
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _busy(path: Path, *, is_read: bool) -> BusyError:
+    if is_read:
+        return BusyError(
+            f"{path}: Another process has the file open for reading. "
+            "Try again when it has finished or closed it."
+        )
+    holder = None
+    with suppress(FormatError, OSError):
+        beside = read_beside(path)
+        holder = beside.holder if beside is not None else None
+    known = holder is not None and not holder.is_gone  # else a program that tells nothing
+    return BusyError(
+        f"{path}: {f'{holder},' if known else 'Another process'} has the file open for writing. "
+        "Try again when it has finished or closed it."
+    )
 
 
 def _what(path: Path) -> str:

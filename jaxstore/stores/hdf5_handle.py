@@ -29,6 +29,7 @@ from jaxstore.stores.hdf5_file import (
     open_file,
     unlock,
 )
+from jaxstore.stores.hdf5_stuck import keep_stuck
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,11 @@ class Handle(Protocol):
     location: str
     path: Path | None  # of the file, if it is ours
     is_writable: bool
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether no write has failed."""
+        ...
 
     def reading(self) -> Any:
         """Context manager for one read; gives `Opened`."""
@@ -111,17 +117,23 @@ class FileHandle:
             self._rest()
 
     @classmethod
-    def create(cls, path: Path) -> FileHandle:
+    def create(cls, path: Path, *, durable: bool) -> FileHandle:
         """Make a new file, never touching what is there."""
-        return cls(path, create_file(path), is_writable=True)
+        return cls(path, create_file(path, durable=durable), is_writable=True)
 
     @classmethod
     def open(cls, path: Path, *, is_writable: bool) -> FileHandle:
         """Open a file that is there; for writing, it is locked from here on."""
         with cls._turn:
             if is_writable:
+                cls._refuse_second(path)
                 cls._clear_readers(path)
             return cls(path, open_file(path, "r+" if is_writable else "r"), is_writable=is_writable)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether no write has failed."""
+        return self._life.error is None
 
     @contextmanager
     def reading(self) -> Iterator[Opened]:
@@ -162,13 +174,27 @@ class FileHandle:
             self._turn.wait_for(lambda: not self._users)
             if self._opened is None:
                 return
-            file = self._opened.root.file
+            file, mode = self._opened.root.file, self._opened.mode
             self._opened = None
             try:
-                file.close()
+                if mode == "r+":
+                    file.flush()  # where it fails, the file can still be detached
             except (OSError, RuntimeError) as error:
                 self._life.error = failure = disk_error(error, self._path)
                 detach(file)
+                raise failure from error
+            finally:
+                self._let_go(file)
+
+    def _let_go(self, file: h5py.File) -> None:
+        """Close a file that has nothing to write, or whose writes lead nowhere."""
+        try:
+            file.close()
+        except (OSError, RuntimeError) as error:
+            # Neither it nor its descriptor may be touched again: HDF5 has freed half of it.
+            keep_stuck(file, self._path)
+            if self._life.error is None:
+                self._life.error = failure = disk_error(error, self._path)
                 raise failure from error
 
     def reader(self) -> FileHandle:
@@ -198,6 +224,7 @@ class FileHandle:
 
     def _enter_writing(self) -> Opened:
         if self._opened is None or self._opened.mode == "r":
+            self._refuse_second(self._path)
             self._clear_readers(self._path)
             self._opened = Opened(open_file(self._path, "r+")["/"], "r+")
         return self._opened
@@ -219,6 +246,16 @@ class FileHandle:
             unlock(file)
         else:
             self.release()
+
+    @classmethod
+    def _refuse_second(cls, path: Path) -> None:
+        """HDF5 would let two writers of one process share the file."""
+        for handle in list(cls._all):
+            opened = handle._opened
+            if opened and opened.mode == "r+" and opened.root and _is_same(handle._path, path):
+                raise BusyError(
+                    f"{path}: this process has the file open for writing. Close that store first."
+                )
 
     @classmethod
     def _clear_readers(cls, path: Path) -> None:
@@ -247,6 +284,11 @@ class GroupHandle:
         self.is_writable = file.mode == "r+"
         self._life = _Life(self.location, is_writable=self.is_writable)
         self._opened = Opened(root, file.mode)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether no write has failed."""
+        return self._life.error is None
 
     @contextmanager
     def reading(self) -> Iterator[Opened]:

@@ -6,11 +6,14 @@ Owned here: the walk to a name, which follows no link out of the file. What lies
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import h5py
 
 from jaxstore.errors import ExistsError, FormatError, MissingError
+from jaxstore.stores.hdf5_attrs import is_text
+from jaxstore.stores.hdf5_blobs import is_blob
 from jaxstore.stores.hdf5_labels import is_labels
 from jaxstore.stores.hdf5_scales import is_pure, move_aside
 
@@ -19,8 +22,9 @@ def find_item(root: h5py.Group, name: str, *, location: str) -> Any:
     """The dataset or group of a name, "" for the root; None if there is none.
 
     Raises:
-        FormatError: The way there leaves the file, or leads over a soft link.
+        FormatError: It is no name; or the way there leaves the file, or leads over a soft link.
     """
+    check_name(name)
     item: Any = root
     for part in name.split("/") if name else ():
         link = item.get(part, getlink=True) if isinstance(item, h5py.Group) else None
@@ -33,6 +37,22 @@ def find_item(root: h5py.Group, name: str, *, location: str) -> Any:
             )
         item = item[part]
     return None if is_pure(item) else item
+
+
+def check_name(name: str) -> None:
+    """Refuse what HDF5 would store under another name than the one given.
+
+    Raises:
+        FormatError: A part is empty, "." or "..", or is no text for HDF5.
+    """
+    # HDF5 takes "a//b" and "a/./b" for "a/b", and "/a" from the root of the file; ".." it stores
+    # as it is, but copies to Zarr or to a folder would follow it.
+    parts = name.split("/") if name else []
+    if wrong := [part for part in parts if part in ("", ".", "..") or not is_text(part)]:
+        raise FormatError(
+            f"{name!r} is no name of an array or group: {wrong[0]!r} is no plain part. "
+            "Encode the parts with `tree.encode_key`."
+        )
 
 
 def make_group(root: h5py.Group, name: str, *, location: str) -> h5py.Group:
@@ -74,14 +94,25 @@ def free_place(root: h5py.Group, name: str, *, location: str) -> tuple[h5py.Grou
 
 def array_names(root: h5py.Group) -> list[str]:
     """Names of all arrays, sorted; links to other places are not followed."""
-    found: list[str] = []
+    return sorted(
+        name
+        for name, item in items_below(root)
+        if isinstance(item, h5py.Dataset) and is_array(item)
+    )
 
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and not (is_pure(item) or is_labels(item)):
-            found.append(name)
 
-    root.visititems(visit)
-    return sorted(found)
+def items_below(root: h5py.Group) -> Iterator[tuple[str, Any]]:
+    """All groups and datasets with their names; links to other places are not followed."""
+    # Opened after the visit, not in it: h5py asks an object for its file, and where a file is open
+    # more than once, HDF5 flushes it when it is let go, which fails in the midst of a visit.
+    names: list[str] = []
+    root.visit(names.append)
+    return ((name, root[name]) for name in names)
+
+
+def is_array(dataset: h5py.Dataset) -> bool:
+    """Whether this is an array of a store, not a dimension, labels or a blob."""
+    return not (is_pure(dataset) or is_labels(dataset) or is_blob(dataset))
 
 
 def missing(root: h5py.Group, name: str, *, location: str) -> MissingError:

@@ -19,13 +19,20 @@ _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MOST_SIGNATURE_BYTES = 1 << 20  # HDF5 lets a user block of 512, 1024, 2048, ... bytes go before
 
 
-def create_store(where: Any, *, compression: str | None = "zstd", checksum: bool = True) -> Store:
+def create_store(
+    where: Any,
+    *,
+    compression: str | None = "zstd",
+    checksum: bool = True,
+    durable: bool = False,
+) -> Store:
     """Make an empty store: HDF5 for a path ending in .h5, .hdf5 or .he5, else Zarr.
 
     Args:
         where: A path, a URL, a handle of h5py, zarr or obstore, or a store, which is returned.
         compression: "zstd", "lz4" or None.
         checksum: Whether each chunk carries a checksum.
+        durable: Whether commits wait until files outlive a power loss.
 
     Raises:
         ExistsError: Something is there, which stays as it is.
@@ -33,25 +40,31 @@ def create_store(where: Any, *, compression: str | None = "zstd", checksum: bool
     if isinstance(where, Store):
         return where
     place = _place(where)
+    settings: dict[str, Any] = {
+        "compression": compression,
+        "checksum": checksum,
+        "durable": durable,
+    }
     if _is_of(place, "h5py"):
         from jaxstore.stores.hdf5 import HDF5Store
 
-        return HDF5Store.adopt(place, compression=compression, checksum=checksum)
+        return HDF5Store.adopt(place, **settings)
     if isinstance(place, Path) and place.suffix.lower() in _HDF5_SUFFIXES:
         from jaxstore.stores.hdf5 import HDF5Store
 
-        return HDF5Store.new(place, compression=compression, checksum=checksum)
+        return HDF5Store.new(place, **settings)
     from jaxstore.stores.zarr3 import ZarrStore
 
-    return ZarrStore.new(place, compression=compression, checksum=checksum)
+    return ZarrStore.new(place, **settings)
 
 
-def open_store(where: Any, *, mode: str = "r") -> Store:
+def open_store(where: Any, *, mode: str = "r", durable: bool = False) -> Store:
     """Open a store; what lies at a path decides on its format, not how the path ends.
 
     Args:
         where: A path, a URL, a handle of h5py, zarr or obstore, or a store, which is returned.
         mode: "r" to read, "r+" to write; a handle of h5py has its own.
+        durable: As for `create_store`.
 
     Raises:
         MissingError: Nothing is there.
@@ -63,14 +76,14 @@ def open_store(where: Any, *, mode: str = "r") -> Store:
     if _is_of(place, "h5py"):
         from jaxstore.stores.hdf5 import HDF5Store
 
-        return HDF5Store.adopt(place)
+        return HDF5Store.adopt(place, durable=durable)
     if isinstance(place, Path) and _is_hdf5(place):
         from jaxstore.stores.hdf5 import HDF5Store
 
-        return HDF5Store.open(place, mode=mode)
+        return HDF5Store.open(place, mode=mode, durable=durable)
     from jaxstore.stores.zarr3 import ZarrStore
 
-    return ZarrStore.open(place, mode=mode)
+    return ZarrStore.open(place, mode=mode, durable=durable)
 
 
 def _place(where: Any) -> Any:

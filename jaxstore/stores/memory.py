@@ -7,7 +7,7 @@ array grows is `growing`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Buffer, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxstore.errors import ExistsError, MissingError
 from jaxstore.stores.base import ArraySpec, Json
+from jaxstore.stores.blob_keys import check_key
 from jaxstore.stores.dtypes import same_dtype, to_stored
 from jaxstore.stores.growing import GrowingArray
 
@@ -48,6 +49,7 @@ class MemoryStore:
         self._attrs: dict[str, str] = {"": "{}"}  # JSON, so that what is handed out is a copy
         self._labels: dict[str, tuple[str, ...]] = {}
         self._record: str | None = None
+        self._blobs: dict[tuple[str, str], bytes] = {}
 
     @property
     def location(self) -> str:
@@ -58,6 +60,11 @@ class MemoryStore:
     def replaces_chunks(self) -> bool:
         """Whether a rewritten chunk is, at any moment, the old or the new one: it is."""
         return True
+
+    @property
+    def lease_s(self) -> float | None:
+        """None: it ends with its writer."""
+        return None
 
     def create(self, spec: ArraySpec) -> None:
         """Make an array of fill values, and its groups."""
@@ -88,8 +95,8 @@ class MemoryStore:
         stored = self._find(name)
         stored.spec = replace(stored.spec, shape=tuple(shape))
 
-    def read(self, name: str, region: tuple[slice, ...] = ()) -> Array:
-        """Copy out a region."""
+    def read(self, name: str, region: tuple[slice, ...] = (), *, is_strict: bool = False) -> Array:
+        """Copy out a region; memory loses nothing, so strict or not is the same."""
         return self.view(name)[region].copy()
 
     def view(self, name: str) -> Array:
@@ -125,6 +132,25 @@ class MemoryStore:
     def committed(self) -> dict[str, Json] | None:
         """The record as last committed."""
         return None if self._record is None else json.loads(self._record)
+
+    def put_blob(self, name: str, key: str, parts: Sequence[Buffer]) -> None:
+        """Keep bytes under a key of an array."""
+        check_key(key)
+        self._find(name)
+        self._blobs[name, key] = b"".join(parts)
+
+    def get_blob(self, name: str, key: str) -> bytes | None:
+        """The bytes under a key of an array, None if there are none."""
+        check_key(key)
+        return self._blobs.get((name, key))
+
+    def delete_blob(self, name: str, key: str) -> None:
+        """Remove the bytes under a key of an array, if there are any."""
+        self._blobs.pop((name, key), None)
+
+    def damage(self, name: str, region: tuple[slice, ...]) -> Iterator[str]:
+        """Nothing: there are no chunks that could be damaged."""
+        yield from ()
 
     def create_labels(self, name: str, labels: Sequence[str]) -> None:
         """Make a coordinate of strings."""

@@ -2,13 +2,16 @@
 
 Owned here: the Store protocol over documents and chunks. The documents are `zarr3_hierarchy` and
 `zarr3_documents`, the bytes of a chunk `zarr3_codec`, putting objects `blobs`. Chunks are written
-without zarr, which could not write beyond the shape; they are read with it.
+without zarr, which could not write beyond the shape, and read without it, since it shows absent
+chunks as values; only arrays of other programs are read with it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Buffer, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,24 +19,32 @@ import zarr
 
 from jaxstore.errors import BusyError, FormatError, MissingError
 from jaxstore.stores.base import ArraySpec, Json
+from jaxstore.stores.blob_keys import check_key
 from jaxstore.stores.blobs import Blobs, blobs_at
 from jaxstore.stores.dtypes import from_stored, same_dtype, to_stored
+from jaxstore.stores.holder import Holder
+from jaxstore.stores.limits import check_memory
 from jaxstore.stores.zarr3_chunks import Chunks
 from jaxstore.stores.zarr3_documents import (
     COMMIT,
-    DOCUMENT,
     RESERVED,
+    WRITER,
     array_document,
     array_spec,
     chunk_codec,
+    chunk_shape,
     dtype_of,
     group_document,
     is_array,
     is_labels,
-    label_objects,
     plain_attrs,
 )
-from jaxstore.stores.zarr3_hierarchy import Hierarchy, check_root, key_of, make_root
+from jaxstore.stores.zarr3_foreign import ForeignChunks
+from jaxstore.stores.zarr3_hierarchy import Hierarchy, check_name, check_root, key_of, make_root
+from jaxstore.stores.zarr3_hold import Hold, hold_on
+from jaxstore.stores.zarr3_labels import label_document, read_labels, write_labels
+from jaxstore.stores.zarr3_lease import lease_of
+from jaxstore.stores.zarr3_parse import parse_record
 
 Array = np.ndarray[Any, Any]
 
@@ -42,11 +53,11 @@ class ZarrStore:
     """Arrays in a Zarr v3 group; made by `new` or `open`."""
 
     def __init__(
-        self, blobs: Blobs, *, is_writable: bool, compression: str | None, checksum: bool
+        self, blobs: Blobs, *, holder: Holder | None, compression: str | None, checksum: bool
     ) -> None:
         self._blobs = blobs
-        self._tree = Hierarchy(blobs, is_writable=is_writable)
-        self._is_writable = is_writable
+        self._tree = Hierarchy(blobs, is_writable=holder is not None)
+        self._hold = hold_on(blobs, self._tree, holder) if holder else None
         self._is_closed = False
         self._compression = compression
         self._checksum = checksum
@@ -54,7 +65,12 @@ class ZarrStore:
 
     @classmethod
     def new(
-        cls, where: Any, *, compression: str | None = "zstd", checksum: bool = True
+        cls,
+        where: Any,
+        *,
+        compression: str | None = "zstd",
+        checksum: bool = True,
+        durable: bool = False,
     ) -> ZarrStore:
         """Make an empty store where there is nothing yet; an empty directory is nothing.
 
@@ -62,14 +78,18 @@ class ZarrStore:
             where: A path, a URL, an obstore store, a zarr store, or an empty zarr group.
             compression: "zstd", "lz4" or None, for all arrays.
             checksum: Whether each chunk carries a crc32c, so that damage is noticed.
+            durable: Whether commits wait until files outlive a power loss.
 
         Raises:
             ExistsError: Something is there, which stays as it is.
         """
         _check_compression(compression)
-        blobs = blobs_at(where)
-        make_root(blobs, may_be_group=isinstance(where, zarr.Group))
-        return cls(blobs, is_writable=True, compression=compression, checksum=checksum)
+        blobs, holder = blobs_at(where, durable=durable), Holder.of_this_process()
+        is_group = isinstance(where, zarr.Group)
+        make_root(blobs, may_be_group=is_group, attrs={WRITER: holder.to_json()})
+        store = cls(blobs, holder=holder, compression=compression, checksum=checksum)
+        store._check_writable()
+        return store
 
     @classmethod
     def open(
@@ -79,6 +99,7 @@ class ZarrStore:
         mode: str = "r",
         compression: str | None = "zstd",
         checksum: bool = True,
+        durable: bool = False,
     ) -> ZarrStore:
         """Open a Zarr v3 group.
 
@@ -87,21 +108,23 @@ class ZarrStore:
             mode: "r" to read, also beside a writer; "r+" to write.
             compression: For arrays made from now on.
             checksum: Likewise.
+            durable: As for `new`.
 
         Raises:
+            BusyError: Another writer has it.
             MissingError: Nothing is there.
             FormatError: It is not a Zarr v3 group.
         """
         if mode not in ("r", "r+"):
             raise ValueError(f"mode must be 'r' or 'r+', got {mode!r}")
         _check_compression(compression)
-        blobs = blobs_at(where)
+        blobs = blobs_at(where, durable=durable)
         check_root(blobs)
-        is_writable = mode == "r+"
-        store = cls(blobs, is_writable=is_writable, compression=compression, checksum=checksum)
-        if is_writable:
-            for name in ["", *(name for name, _ in store._tree.walk())]:
-                blobs.tidy(name)
+        holder = Holder.of_this_process() if mode == "r+" else None
+        store = cls(blobs, holder=holder, compression=compression, checksum=checksum)
+        if holder:
+            store._check_writable()
+            blobs.tidy()
         return store
 
     @property
@@ -114,15 +137,21 @@ class ZarrStore:
         """Whether a rewritten chunk is, at any moment, the old or the new one: it is."""
         return True
 
+    @property
+    def lease_s(self) -> float | None:
+        """Seconds within which a living writer must commit; None for files."""
+        return lease_of(self._blobs)
+
     def create(self, spec: ArraySpec) -> None:
         """Make an array of fill values, and its groups."""
-        self._check_writable()
-        _check_name(spec.name)
+        hold = self._check_writable()
+        check_name(spec.name)
         self._tree.check_free(spec.name)
         document = array_document(spec, compression=self._compression, checksum=self._checksum)
         _refuse_reserved(spec.attrs)
         self._tree.make_groups(spec.name)
         self._tree.replace(spec.name, document)
+        hold.note_array(spec.name)
 
     def names(self) -> list[str]:
         """Names of all arrays, sorted."""
@@ -151,17 +180,27 @@ class ZarrStore:
         if any(n < old for n, old in zip(after, before, strict=True)):
             self._chunks_of(name).remove_beyond(after)
 
-    def read(self, name: str, region: tuple[slice, ...] = ()) -> Array:
+    def read(self, name: str, region: tuple[slice, ...] = (), *, is_strict: bool = False) -> Array:
         """Copy out a region."""
         document = self._array(name)
-        try:
-            found = _open_array(self._blobs, name)[region or ...]
-        except (ValueError, RuntimeError) as error:
-            what = _damage(self._blobs, name, document, region=region) or str(error)
-            raise FormatError(
-                f"{name!r} in {self.location}: {what}. Restore it from a copy, or write it again."
-            ) from error
-        return from_stored(np.asarray(found), dtype_of(document))
+        start, shape = _bounds(name, region, document["shape"])
+        dtype = dtype_of(document)
+        what = f"{name!r} in {self.location}: the region of {tuple(shape)} {dtype}"
+        check_memory(math.prod(shape) * dtype.itemsize, what)
+        chunks = self._chunks_to_read(name, document)
+        return from_stored(chunks.read(start, shape, is_strict=is_strict), dtype)
+
+    def delete_blob(self, name: str, key: str) -> None:
+        """Remove the bytes under a key of an array, if there are any."""
+        self._check_writable()
+        check_key(key)
+        self._blobs.delete(key_of(name, key))
+
+    def damage(self, name: str, region: tuple[slice, ...]) -> Iterator[str]:
+        """What is wrong with each damaged or absent chunk of a region."""
+        document = self._array(name)
+        start, shape = _bounds(name, region, document["shape"])
+        yield from self._chunks_to_read(name, document).damage(start, shape)
 
     def attrs(self, name: str = "") -> dict[str, Json]:
         """Attributes of the root, of a group, or of an array."""
@@ -172,36 +211,50 @@ class ZarrStore:
 
     def set_attrs(self, attrs: Mapping[str, Json], name: str = "") -> None:
         """Add or replace attributes; a group is made if absent."""
-        self._check_writable()
+        self._check_writable().check()
         _refuse_reserved(attrs)
         document = self._tree.find(name) if name else self._tree.root()
         if document is None:
-            _check_name(name)
+            check_name(name)
             self._tree.make_groups(name)
             document = group_document({})
-        self._tree.replace(name, _with_attrs(document, attrs))
+        self._tree.replace(name, _with_attrs(document, attrs), own=attrs)
 
     def commit(self, record: Mapping[str, Json]) -> None:
         """Replace the record that says what counts."""
-        self._check_writable()
+        hold = self._check_writable()
         text = json.dumps(dict(record))
+        self._blobs.sync()  # what the record tells of, before the record
+        hold.check()
         self._tree.replace("", _with_attrs(self._tree.root(), {COMMIT: text}))
+        self._blobs.sync()
 
     def committed(self) -> dict[str, Json] | None:
         """The record as last committed."""
         text = self._tree.root().get("attributes", {}).get(COMMIT)
-        return None if text is None else json.loads(text)
+        return None if text is None else parse_record(text, location=self.location)
+
+    def put_blob(self, name: str, key: str, parts: Sequence[Buffer]) -> None:
+        """Keep bytes under a key of an array, where zarr and xarray do not look."""
+        self._check_writable()
+        check_key(key)
+        self._array(name)
+        self._blobs.put(key_of(name, key), parts)
+
+    def get_blob(self, name: str, key: str) -> bytes | None:
+        """The bytes under a key of an array, None if there are none."""
+        check_key(key)
+        check_name(name)
+        return self._blobs.get(key_of(name, key))
 
     def create_labels(self, name: str, labels: Sequence[str]) -> None:
         """Make a coordinate of strings."""
         self._check_writable()
-        _check_name(name)
+        check_name(name)
         self._tree.check_free(name)
-        objects = label_objects(name, labels)
+        document = label_document(name, len(labels))
         self._tree.make_groups(name)
-        document = json.loads(objects.pop(DOCUMENT))
-        for key, data in objects.items():
-            self._blobs.put(key_of(name, key), [data])
+        write_labels(self._blobs, name, labels)
         self._tree.replace(name, document)
 
     def labels(self, name: str) -> list[str] | None:
@@ -209,20 +262,27 @@ class ZarrStore:
         document = self._tree.find(name)
         if document is None or not is_labels(document):
             return None
-        return [str(label) for label in np.asarray(_open_array(self._blobs, name)[:])]
+        return read_labels(self._blobs, name, document)
 
     def seal(self) -> None:
         """Put a copy of all documents at the root, so that readers open the store at once."""
-        self._check_writable()
+        hold = self._check_writable()
+        hold.check()
         self._tree.seal()
+        hold.release()
+        self._blobs.sync()
 
     def reader(self) -> ZarrStore:
         """A store for reading the same data, which stays open when this one is closed."""
         compression, checksum = self._compression, self._checksum
-        return ZarrStore(self._blobs, is_writable=False, compression=compression, checksum=checksum)
+        return ZarrStore(self._blobs, holder=None, compression=compression, checksum=checksum)
 
     def close(self) -> None:
         """Write no more."""
+        if self._hold is not None:
+            # Who cannot say that it ends is taken for dead after a while.
+            with contextlib.suppress(OSError, BusyError):
+                self._hold.release()
         self._is_closed = True
 
     def _array(self, name: str) -> dict[str, Json]:
@@ -237,49 +297,43 @@ class ZarrStore:
             self._chunks[name] = Chunks(self._blobs, name, codec)
         return self._chunks[name]
 
+    def _chunks_to_read(self, name: str, document: dict[str, Json]) -> Chunks | ForeignChunks:
+        chunk_shape(name, document)  # refused for any reader
+        try:
+            return Chunks(self._blobs, name, chunk_codec(name, document))
+        except FormatError:
+            return ForeignChunks(self._blobs, name, document)
+
     def _missing(self, name: str) -> MissingError:
         return MissingError(f"no {name!r} in {self.location}. There are {self.names()}.")
 
-    def _check_writable(self) -> None:
+    def _check_writable(self) -> Hold:
+        """What this writer has; after `seal` it is taken again."""
         if self._is_closed:
             raise BusyError(f"{self.location} is closed. Open it again with mode 'r+'.")
-        if not self._is_writable:
+        if self._hold is None:
             raise BusyError(f"{self.location} is open for reading. Open it with mode 'r+'.")
+        if not self._hold.is_held:
+            self._tree.forget()
+            self._chunks.clear()
+            self._hold.take()
+        return self._hold
 
 
-def _open_array(blobs: Blobs, name: str) -> Any:
-    """The array for zarr to read."""
-    path = f"{blobs.prefix}{name}"
-    return zarr.open_array(blobs.zarr_store, path=path, mode="r", zarr_format=3)
-
-
-def _damage(
-    blobs: Blobs, name: str, document: dict[str, Json], *, region: tuple[slice, ...]
-) -> str | None:
-    """Which chunk of a region it is that cannot be decoded."""
-    try:
-        codec = chunk_codec(name, document)
-    except FormatError:  # codecs of another program, which only zarr can name
-        return None
-    return Chunks(blobs, name, codec).damage(*_bounds(region, document["shape"]))
-
-
-def _bounds(region: tuple[slice, ...], shape: Sequence[int]) -> tuple[list[int], list[int]]:
+def _bounds(
+    name: str, region: tuple[slice, ...], shape: Sequence[int]
+) -> tuple[list[int], list[int]]:
     """First corner and extent of a region."""
+    if len(region) > len(shape):
+        raise IndexError(f"{name!r}: region {region} has more axes than the shape {tuple(shape)}")
     cuts = (*region, *[slice(None)] * (len(shape) - len(region)))
     bounds = [cut.indices(n) for cut, n in zip(cuts, shape, strict=True)]
-    return [start for start, _, _ in bounds], [stop - start for start, stop, _ in bounds]
+    return [start for start, _, _ in bounds], [max(0, stop - start) for start, stop, _ in bounds]
 
 
 def _check_compression(compression: str | None) -> None:
     if compression not in (None, "zstd", "lz4"):
         raise ValueError(f"compression must be 'zstd', 'lz4' or None, got {compression!r}")
-
-
-def _check_name(name: str) -> None:
-    """Refuse parts that zarr or a file system understands in another way."""
-    if any(part in ("", ".", "..", DOCUMENT) or "\\" in part for part in name.split("/")):
-        raise ValueError(f"{name!r} is no name in a store: encode each part of it first")
 
 
 def _refuse_reserved(attrs: Mapping[str, Json]) -> None:

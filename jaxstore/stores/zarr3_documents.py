@@ -6,7 +6,8 @@ Owned here: making one with zarr, and reading one as an `ArraySpec` with the cod
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 from jaxstore.errors import FormatError
 from jaxstore.stores.base import ArraySpec
 from jaxstore.stores.dtypes import fill_value, parse_dtype, stored_dtype
+from jaxstore.stores.limits import MOST_CHUNK_BYTES
+from jaxstore.stores.zarr3_checksum import CHECKSUM, with_checksum
 from jaxstore.stores.zarr3_codec import Blosc, ChunkCodec, blosc_for
 
 Json = dict[str, Any]
@@ -23,13 +26,14 @@ Json = dict[str, Any]
 DTYPE = "jaxstore_dtype"  # attribute of arrays whose bits stand for another dtype
 COMMIT = "jaxstore_commit"  # attribute of the root: any other key in the store makes readers warn
 CREATED = "jaxstore_created"  # attribute of the root: tells two creators of one place apart
-RESERVED = (DTYPE, COMMIT, CREATED)
+WRITER = "jaxstore_writer"  # attribute of the root: the process that writes, or wrote last
+RESERVED = (DTYPE, COMMIT, CREATED, WRITER, CHECKSUM)
 DOCUMENT = "zarr.json"  # its key in every group and array
 
 
 def group_document(attrs: Json) -> Json:
-    """The document of a group."""
-    return {"attributes": attrs, "zarr_format": 3, "node_type": "group"}
+    """The document of a new group."""
+    return with_checksum({"attributes": attrs, "zarr_format": 3, "node_type": "group"})
 
 
 def array_document(spec: ArraySpec, *, compression: str | None, checksum: bool) -> Json:
@@ -54,25 +58,7 @@ def array_document(spec: ArraySpec, *, compression: str | None, checksum: bool) 
         dimension_names=spec.dims,
         zarr_format=3,
     )
-    document: Json = json.loads(made[DOCUMENT].to_bytes())
-    return document
-
-
-def label_objects(name: str, labels: Sequence[str]) -> dict[str, bytes]:
-    """Document and chunk of a coordinate of strings, under their keys."""
-    made: dict[str, Any] = {}
-    array = zarr.create_array(
-        made,
-        shape=(len(labels),),
-        chunks=(max(len(labels), 1),),
-        dtype="string",
-        filters=None,
-        compressors=[Crc32cCodec()],
-        dimension_names=(name.rpartition("/")[2],),
-        zarr_format=3,
-    )
-    array[:] = np.array(labels, dtype=np.dtypes.StringDType())
-    return {key: value.to_bytes() for key, value in made.items()}
+    return with_checksum(json.loads(made[DOCUMENT].to_bytes()))
 
 
 def is_array(document: Json) -> bool:
@@ -101,16 +87,28 @@ def array_spec(name: str, document: Json) -> ArraySpec:
 
 def dtype_of(document: Json) -> np.dtype[Any]:
     """The dtype that callers write and read."""
-    return parse_dtype(document.get("attributes", {}).get(DTYPE) or str(document["data_type"]))
+    return parse_dtype(str(document.get("attributes", {}).get(DTYPE) or document["data_type"]))
 
 
 def chunk_shape(name: str, document: Json) -> tuple[int, ...]:
-    """Shape of what is one object: a chunk or a shard."""
+    """Shape of what is one object: a chunk or a shard.
+
+    Raises:
+        FormatError: The chunks are of several sizes, or more than memory should be taken for.
+    """
     grid = document["chunk_grid"]
     if grid["name"] != "regular":
         raise FormatError(f"{name!r} has a chunk grid {grid['name']!r}. Read it through zarr.")
     # At least 1: zarr allows empty chunks of empty axes.
-    return tuple(max(n, 1) for n in grid["configuration"]["chunk_shape"])
+    chunks = tuple(max(n, 1) for n in grid["configuration"]["chunk_shape"])
+    decoded = [chunks, *map(tuple, _inner_chunks(document["codecs"]))][-1]
+    n_bytes = math.prod(decoded) * stored_dtype(dtype_of(document)).itemsize
+    if n_bytes > MOST_CHUNK_BYTES:
+        raise FormatError(
+            f"{name!r} declares chunks of {decoded}, which are {n_bytes:,} bytes; more than "
+            f"{MOST_CHUNK_BYTES:,} are not read. Save it with smaller chunks."
+        )
+    return chunks
 
 
 def chunk_codec(name: str, document: Json) -> ChunkCodec:
@@ -119,19 +117,22 @@ def chunk_codec(name: str, document: Json) -> ChunkCodec:
     Raises:
         FormatError: The array was made with other codecs than jaxstore knows.
     """
-    listed = {codec["name"]: codec.get("configuration", {}) for codec in document["codecs"]}
-    blosc = Blosc(**listed["blosc"]) if "blosc" in listed else None
-    dtype = dtype_of(document)
+    chunks, dtype = chunk_shape(name, document), dtype_of(document)
+    named = [codec for codec in document["codecs"] if isinstance(codec, dict)]
+    listed = {codec["name"]: codec.get("configuration", {}) for codec in named}
+    settings = listed.get("blosc", {})
+    blosc = Blosc(**settings) if set(settings) == set(Blosc.__slots__) else None
     fill = fill_value(dtype)
-    codec = ChunkCodec(
-        chunk_shape(name, document), stored_dtype(dtype), fill, blosc, "crc32c" in listed
-    )
+    codec = ChunkCodec(chunks, stored_dtype(dtype), fill, blosc, "crc32c" in listed)
+    keys = document["chunk_key_encoding"]
     is_ours = (
         _names(codec.document()) == _names(document["codecs"])
+        and str(document["data_type"]) == codec.dtype.name
         and listed["bytes"].get("endian", "little") == "little"
-        and document["chunk_key_encoding"]["name"] == "default"
-        and document["chunk_key_encoding"].get("configuration", {}).get("separator", "/") == "/"
-        and _fill_json(fill) == document["fill_value"]
+        and keys["name"] == "default"
+        and keys.get("configuration", {}).get("separator", "/") == "/"
+        and document["fill_value"] == _fill_json(fill)
+        and not document.get("storage_transformers")
     )
     if not is_ours:
         raise FormatError(
@@ -139,6 +140,15 @@ def chunk_codec(name: str, document: Json) -> ChunkCodec:
             "jaxstore does not write. Write it through zarr, or save to a new group."
         )
     return codec
+
+
+def _inner_chunks(codecs: list[Json]) -> Iterator[list[int]]:
+    """What shards are made of, the outermost first."""
+    for codec in codecs:
+        if isinstance(codec, dict) and codec["name"] == "sharding_indexed":
+            settings = codec.get("configuration", {})
+            yield settings.get("chunk_shape", [])
+            yield from _inner_chunks(settings.get("codecs", []))
 
 
 def plain_attrs(document: Json) -> Json:
@@ -149,7 +159,7 @@ def plain_attrs(document: Json) -> Json:
 
 
 def _names(codecs: list[Json]) -> list[str]:
-    return [codec["name"] for codec in codecs]
+    return [codec if isinstance(codec, str) else codec["name"] for codec in codecs]
 
 
 def _settings(blosc: Blosc) -> dict[str, Any]:

@@ -1,0 +1,105 @@
+"""A folder that one process has for itself, by the operating system's lock on it.
+
+Owned here: taking and freeing the lock. The kernel frees it when the process dies, and no file is
+made for it, so that nothing stale is ever left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from types import ModuleType
+
+from jaxstore.stores.files import vanished
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+class FolderLock:
+    """The lock on a folder, held from the start until `free`; where there are none, nothing.
+
+    Raises:
+        BlockingIOError: It is held, in this process or another.
+        MissingError: There is no such folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._file = _locked(folder)
+        if self._file is not None:
+            _let_children_let_go()
+            _held.add(self)
+        self._close = weakref.finalize(self, _close, self._file)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it was taken, is not given back, and this is no forked child."""
+        return self._close.alive
+
+    def check(self) -> None:
+        """Refuse to go on in a folder that was removed, or removed and made again by others.
+
+        Raises:
+            MissingError: It is so.
+        """
+        try:
+            found = os.stat(self._folder)
+        except FileNotFoundError:
+            raise vanished(self._folder) from None
+        if self._file is not None and not os.path.samestat(found, os.fstat(self._file)):
+            raise vanished(self._folder)
+
+    def free(self) -> None:
+        """Give the folder back."""
+        if self._file is not None and self.is_held:
+            assert fcntl is not None
+            # A child that is just being started may have the descriptor for a moment.
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+        self._close()
+
+
+_held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
+_is_registered = False
+
+
+def _locked(folder: str) -> int | None:
+    """A descriptor that holds the lock, None where there is no such thing."""
+    if fcntl is None:
+        return None
+    try:
+        file = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        raise vanished(folder) from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        raise
+    except OSError:  # some network file systems
+        os.close(file)
+        return None
+    return file
+
+
+def _close(file: int | None) -> None:
+    if file is not None:
+        os.close(file)
+
+
+def _let_children_let_go() -> None:
+    """See to it that a forked child does not hold the lock when this process is killed."""
+    global _is_registered
+    if not _is_registered and hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_close_all)
+        _is_registered = True
+
+
+def _close_all() -> None:
+    for lock in list(_held):
+        with contextlib.suppress(OSError):
+            lock._close()

@@ -1,0 +1,101 @@
+"""Who writes a store: the process that has it, for itself and for the messages to others.
+
+Owned here: what is written down of a writer, and whether it is known to be gone.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from jaxstore.errors import FormatError
+from jaxstore.stores.base import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A writer of a store. Process numbers mean something within one `pids` only.
+
+    >>> holder = Holder("node7", 123, "2026-01-01T00:00:00+00:00", "4fe0", "other")
+    >>> str(holder)
+    'process 123 on node7, since 2026-01-01T00:00:00+00:00'
+    """
+
+    host: str
+    pid: int
+    since: str  # ISO 8601, UTC
+    nonce: str  # new for each opening
+    pids: str = ""  # the boot and the namespace that `pid` belongs to, "" where nobody tells
+    claim: int = 0  # how often the store was taken from a writer that did not give it back
+    claims_in: str = ""  # the array that the claims lie under, "" as long as there is none
+    released: bool = False  # given back: nobody writes
+
+    @classmethod
+    def of_this_process(cls) -> Holder:
+        """This process, from now on."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(socket.gethostname(), os.getpid(), now, uuid.uuid4().hex, _pids())
+
+    @classmethod
+    def from_json(cls, value: Json, *, where: str) -> Holder | None:
+        """The holder that `to_json` wrote, None for None.
+
+        Raises:
+            FormatError: It is something else.
+        """
+        if value is None:
+            return None
+        kinds = {name: type(default) for name, default in asdict(_SOMEBODY).items()}
+        try:
+            if all(type(value[name]) is kind for name, kind in kinds.items()):
+                return cls(**{name: value[name] for name in kinds})
+        except (TypeError, KeyError):
+            pass
+        raise FormatError(
+            f"{where} does not say in a way that can be read who writes it: {value!r:.200}. "
+            "Open it with mode='r', or restore its root document from a copy."
+        )
+
+    def to_json(self) -> dict[str, Json]:
+        """As JSON."""
+        return asdict(self)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it surely writes no more: given back, or its process was here and is not."""
+        return self.released or (self._is_near and not is_alive(self.pid))
+
+    @property
+    def _is_near(self) -> bool:
+        return self.host == socket.gethostname() and self.pids == _pids()
+
+    def __str__(self) -> str:
+        if self._is_near and self.pid == os.getpid():
+            return f"this process ({self.pid} on {self.host}), since {self.since}"
+        return f"process {self.pid} on {self.host}, since {self.since}"
+
+
+_SOMEBODY = Holder("", 0, "", "")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _pids() -> str:
+    """What process numbers belong to: the same host name may be a container's, or before a boot."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""

@@ -1,0 +1,113 @@
+"""One writer at a time: who has a Zarr store, and how another is kept out.
+
+Owned here: having files by a lock on their folder. Object stores have no locks; `zarr3_lease` is
+for them. Either way the root document names the writer, for the messages to others.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from jaxstore.errors import BusyError
+from jaxstore.stores.blobs import Blobs, FileBlobs
+from jaxstore.stores.folder_lock import FolderLock
+from jaxstore.stores.holder import Holder
+from jaxstore.stores.zarr3_documents import WRITER, Json
+from jaxstore.stores.zarr3_hierarchy import Hierarchy
+from jaxstore.stores.zarr3_lease import Lease
+
+
+class Hold(Protocol):
+    """What a writer has of a store, and others have not."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it was taken and not given back."""
+        ...
+
+    def take(self) -> None:
+        """Have it from now on. What was known of the documents before is out of date.
+
+        Raises:
+            BusyError: Another has it; nothing was changed.
+        """
+        ...
+
+    def check(self) -> None:
+        """Refuse to go on in a store that others took over, or removed.
+
+        Raises:
+            BusyError: It was taken over.
+            MissingError: It was removed.
+        """
+        ...
+
+    def note_array(self, name: str) -> None:
+        """Hear of an array that was made."""
+        ...
+
+    def release(self) -> None:
+        """Give it back."""
+        ...
+
+
+def hold_on(blobs: Blobs, tree: Hierarchy, holder: Holder) -> Hold:
+    """What keeps others out at a place; not taken yet."""
+    if isinstance(blobs, FileBlobs):
+        return FolderHold(blobs, tree, holder)
+    return Lease(blobs, tree, holder)
+
+
+class FolderHold:
+    """The folder of a store, by the operating system's lock on it."""
+
+    def __init__(self, blobs: FileBlobs, tree: Hierarchy, holder: Holder) -> None:
+        self._blobs = blobs
+        self._tree = tree
+        self._holder = holder
+        self._lock: FolderLock | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it was taken and not given back; not in a forked child."""
+        return self._lock is not None and self._lock.is_held
+
+    def take(self) -> None:
+        """Lock the folder, and say who has it."""
+        try:
+            self._lock = FolderLock(str(self._blobs.root))
+        except BlockingIOError:
+            raise self._busy() from None
+        try:
+            document = self._tree.find("") or self._tree.root()
+            attrs = document.get("attributes", {})
+            if attrs.get(WRITER) != self._holder.to_json():
+                attrs = {**attrs, WRITER: self._holder.to_json()}
+                self._tree.replace("", {**document, "attributes": attrs})
+        except BaseException:
+            self.release()
+            raise
+
+    def check(self) -> None:
+        """Refuse to go on in a folder that was removed or replaced."""
+        if self._lock is not None:
+            self._lock.check()
+
+    def note_array(self, name: str) -> None:
+        """Nothing to do."""
+
+    def release(self) -> None:
+        """Unlock the folder."""
+        if self._lock is not None:
+            self._lock.free()
+            self._lock = None
+
+    def _busy(self) -> BusyError:
+        found: Json = (self._tree.find("") or {}).get("attributes", {}).get(WRITER)
+        holder = Holder.from_json(found, where=self._blobs.location)
+        # A writer that has only just taken the folder may not have said so yet.
+        named = holder is not None and not holder.is_gone
+        return BusyError(
+            f"{self._blobs.location} is written by {holder if named else 'another process'}. "
+            "Close that writer, wait until it ends, or open with mode='r' to read beside it."
+        )
