@@ -8,16 +8,17 @@ from jaxstore.errors import (
     LostDrawsError,
     MismatchError,
     MissingError,
+    TooLargeError,
     TooManyDrawsError,
 )
 from jaxstore.saving.base_storage import BaseStorage
-from jaxstore.saving.collectors import (
-    DataCollector,
-    HDF5Collector,
-    MemoryCollector,
-    ZarrCollector,
-)
+from jaxstore.saving.checkpoint import Checkpoint
+from jaxstore.saving.collectors import HDF5Collector, MemoryCollector, ZarrCollector
+from jaxstore.saving.data_collector import DataCollector
+from jaxstore.saving.loaders import DataLoader
+from jaxstore.saving.news import News
 from jaxstore.saving.no_save import no_save
+from jaxstore.saving.report import Report
 from jaxstore.saving.run import Run, open_run
 from jaxstore.saving.scan import scan
 from jaxstore.saving.static import static_information
@@ -30,6 +31,7 @@ from jaxstore.saving.storage_reader import (
 from jaxstore.saving.storages import HDF5Storage, NumpyStorage, ZarrStorage
 from jaxstore.saving.stored import StoredArray
 from jaxstore.saving.triple import save
+from jaxstore.saving.verify import verify
 from jaxstore.tree import (
     dict_to_pytree,
     pytree_dict_keys,
@@ -40,7 +42,9 @@ from jaxstore.tree import (
 __all__ = [
     "BaseStorage",
     "BusyError",
+    "Checkpoint",
     "DataCollector",
+    "DataLoader",
     "ExistsError",
     "FormatError",
     "HDF5Collector",
@@ -50,10 +54,13 @@ __all__ = [
     "MemoryCollector",
     "MismatchError",
     "MissingError",
+    "News",
     "NumpyStorage",
+    "Report",
     "Run",
     "StoredArray",
     "StoredSnapshots",
+    "TooLargeError",
     "TooManyDrawsError",
     "ZarrCollector",
     "ZarrStorage",
@@ -69,4 +76,5 @@ __all__ = [
     "save",
     "scan",
     "static_information",
+    "verify",
 ]

@@ -17,7 +17,13 @@ WINGS = ("saving", "loading", "processing")
 MAX_FILE_LINES = 350
 MAX_BODY_LINES = 45
 # From low to high; a module imports only from its own layer and those below.
-LAYERS = (("errors", "names", "tree", "topology"), ("stores",), WINGS, ("face",), ("cli",))
+LAYERS = (
+    ("errors", "names", "tree", "topology", "fingerprint"),
+    ("stores",),
+    WINGS,
+    ("face",),
+    ("cli",),
+)
 # Where a library may be imported, as prefixes of paths below jaxstore/.
 BORDERS = {
     "h5py": ("stores/hdf5", "loading/fetch"),

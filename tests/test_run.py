@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxstore as js
-from jaxstore.saving.run import size
+from jaxstore.saving.report import size
 from jaxstore.saving.stored import split_index
 
 KEY = jax.random.key(1)
@@ -182,9 +182,13 @@ def test_names_that_collide_or_escape_come_back_as_they_were(kind, tmp_path):
         want = jax.tree.map(lambda v: np.full((1, 5), v, np.float32), sample)
         assert_same(run.samples, want)
     if kind != "memory":
-        with js.open_run(next(tmp_path.iterdir())) as run:
+        path = tmp_path / {"zarr": "run.zarr", "hdf5": "run.h5"}[kind]
+        with js.open_run(path) as run:
             assert_same(run.samples, want)
-        assert [p.name for p in tmp_path.iterdir()] == [next(tmp_path.iterdir()).name]
+        beside = [p.name for p in tmp_path.iterdir() if p != path]
+        assert [name.rpartition("-")[0] for name in beside] == ["run.h5.checkpoint"] * (
+            kind == "hdf5"
+        )
 
 
 def test_chunks_are_whole_flushes_of_one_to_sixteen_mebibytes(tmp_path):

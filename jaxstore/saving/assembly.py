@@ -37,6 +37,11 @@ class Strand:
         """Draws that are in the store, those of the tail included."""
         return max(self.stored, self._tail_end)
 
+    def wait(self, rows: HostArray) -> None:
+        """Begin with rows that wait for their chunk to fill, and are in the store for now."""
+        self._pieces, self._waiting = [rows], rows.shape[1]
+        self._tail_end = self.stored + self._waiting
+
     def push(self, rows: HostArray) -> Iterator[tuple[int, HostArray]]:
         """Add rows (n_chains, n_draws, ...); gives (first draw, whole chunks of rows).
 

@@ -89,11 +89,14 @@ def check_buffer_draws(buffer_draws: int | None) -> None:
         raise ValueError(f"buffer_draws must be a whole number >= 1, got {buffer_draws!r}")
 
 
-def empty_state(receiver: Array, chain: ArrayLike, shapes: PyTree, slots: int) -> SavingState:
-    """A state with nothing kept.
+def empty_state(
+    receiver: Array, clock: Array, chain: ArrayLike, shapes: PyTree, slots: int
+) -> SavingState:
+    """A state with nothing in its ring.
 
     Args:
         receiver: shape=().
+        clock: shape=(2,); zero for new chains.
         chain: shape=(); -1 to number chains by lane.
         shapes: A `ShapeDtypeStruct` per leaf, of `raw` leaves.
         slots: Rows of the ring.
@@ -102,24 +105,45 @@ def empty_state(receiver: Array, chain: ArrayLike, shapes: PyTree, slots: int) -
     state = SavingState(
         receiver=receiver,
         chain=chain,
-        clock=jnp.zeros(2, jnp.uint32),
-        stop=jnp.ones((), jnp.uint32),  # the first draw goes out at once: errors show early
+        clock=clock,
+        stop=clock[0] + jnp.uint32(1),  # the first draw goes out at once: errors show early
         steps=jnp.zeros(slots, jnp.uint32),
         ring=jax.tree.map(lambda s: jnp.zeros((slots, *s.shape), s.dtype), shapes),
     )
     # Inside shard_map everything varies over the mesh axes that the chain does.
-    axes: frozenset[Any] = getattr(jax.typeof(chain), "vma", frozenset())
+    axes = varying_axes(chain)
     return jax.tree.map(lambda a: vary(a, axes), state)
+
+
+def varying_axes(array: Array) -> frozenset[Any]:
+    """Mesh axes along which an array inside `shard_map` differs; none elsewhere."""
+    aval: Any = jax.typeof(array)
+    if hasattr(aval, "mat"):  # since JAX 0.12; `vma` before
+        return frozenset(aval.mat.varying)
+    return frozenset(getattr(aval, "vma", ()))
 
 
 def vary(array: Array, axes: frozenset[Any]) -> Array:
     """The same array, marked as different on each device along mesh axes."""
-    missing = tuple(axes - getattr(jax.typeof(array), "vma", frozenset()))
+    missing = tuple(axes - varying_axes(array))
     return jax.lax.pcast(array, missing, to="varying") if missing else array
 
 
-def push(state: SavingState, keep: ArrayLike, sample: PyTree) -> SavingState:
-    """Put one draw into the ring if `keep`, and send the ring when its time has come."""
+def push(
+    state: SavingState,
+    keep: ArrayLike,
+    sample: PyTree,
+    *,
+    checkpoint: tuple[int, int, PyTree] | None = None,
+) -> SavingState:
+    """Put one draw into the ring if `keep`, and send the ring when its time has come.
+
+    Args:
+        state: Before.
+        keep: shape=().
+        sample: Like the one given to `init_save`.
+        checkpoint: Every so many steps; number of the layout; the sampler's state after the step.
+    """
     check_sample(state, sample)
     keep = check_keep(keep)
     ticked, is_ragged = channel.any_chain(keep)
@@ -136,9 +160,14 @@ def push(state: SavingState, keep: ArrayLike, sample: PyTree) -> SavingState:
     ring = jax.tree.map(lambda r, leaf: write(r, raw(leaf)), state.ring, sample)
     steps = write(state.steps, 2 * step + keep)
     clock = clock + jnp.stack([ticked.astype(jnp.uint32), jnp.ones((), jnp.uint32)])
-    tick = clock[0]
-    operands = (state.receiver, state.chain, tick, is_ragged, steps, *jax.tree.leaves(ring))
-    stop = channel.send(ticked & (tick == stop), stop, *operands)
+    operands = (state.receiver, state.chain, clock, is_ragged, steps, *jax.tree.leaves(ring))
+    is_time, point = ticked & (clock[0] == stop), ()
+    if checkpoint is not None:
+        every, layout, own = checkpoint
+        is_time |= clock[1] % every == 0
+        leaves = [jax.lax.stop_gradient(raw(leaf)) for leaf in jax.tree.leaves(own)]
+        point = (jnp.uint32(every), jnp.uint32(layout), *leaves)
+    stop = channel.send(is_time, stop, operands, point)
     return SavingState(state.receiver, state.chain, clock, stop, steps, ring)
 
 

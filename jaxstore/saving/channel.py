@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -31,6 +31,15 @@ from jaxtyping import Array
 from jaxstore.saving.block import HostArray
 
 
+class Point(NamedTuple):
+    """What a checkpoint adds to a payload: the state of the sampler."""
+
+    step: int  # uint32; calls of save so far
+    layout: Any  # of the state, as given to `number_of`
+    leaves: tuple[HostArray, ...]  # (lanes, *leaf.shape) each
+    lanes: tuple[int, ...]  # their shape before they were flattened
+
+
 class Payload(NamedTuple):
     """What one host call brings, lanes flattened to axis 0."""
 
@@ -39,6 +48,7 @@ class Payload(NamedTuple):
     is_ragged: bool  # whether lanes may keep different steps
     steps: HostArray  # (lanes, slots) uint32; 2 * step of each slot, plus one where it was kept
     leaves: tuple[HostArray, ...]  # (lanes, slots, *leaf.shape) each
+    point: Point | None = None  # where a checkpoint is due
 
     def take(self, lanes: list[int]) -> Payload:
         """These lanes of it, in ascending order; a copy, unless they are all."""
@@ -61,7 +71,14 @@ class Receiver(Protocol):
 
 _receivers: dict[int, Receiver] = {}
 _numbers = itertools.count(1)
-_lock = threading.Lock()  # guards _receivers: callbacks arrive on threads of the runtime
+_layouts: dict[Hashable, int] = {}  # grows with the programs that are traced, not with their runs
+_lock = threading.Lock()  # guards all of them: callbacks arrive on threads of the runtime
+
+
+def number_of(layout: Hashable) -> int:
+    """The number under which something that is known while tracing travels in payloads."""
+    with _lock:
+        return _layouts.setdefault(layout, len(_layouts))
 
 
 def register(receiver: Receiver) -> int:
@@ -85,51 +102,78 @@ def release(receiver: Receiver) -> None:
             del _receivers[number]
 
 
-def register_when_run(begin: Callable[[], Receiver]) -> Array:
-    """The number of a receiver that `begin` makes: now, or each time the traced program runs.
+def register_when_run(begin: Callable[[], tuple[Receiver, Sequence[int]]]) -> tuple[Array, Array]:
+    """Receiver and clock that `begin` gives: now, or each time the traced program runs.
 
     Returns:
-        shape=(), dtype=uint32.
+        The number of the receiver, shape=(), and the clock, shape=(2,), both uint32.
     """
+
+    def call() -> tuple[HostArray, HostArray]:
+        receiver, clock = begin()
+        return np.asarray(register(receiver), np.uint32), np.asarray(clock, np.uint32)
+
     if not isinstance(jnp.zeros((), jnp.uint32), jax.core.Tracer):
-        return jnp.asarray(register(begin()), jnp.uint32)
+        number, clock = call()
+        return jnp.asarray(number), jnp.asarray(clock)
     return io_callback(
-        lambda: np.asarray(register(begin()), np.uint32), jax.ShapeDtypeStruct((), jnp.uint32)
+        call, (jax.ShapeDtypeStruct((), jnp.uint32), jax.ShapeDtypeStruct((2,), jnp.uint32))
     )
 
 
-def payload_of(chain: Any, tick: Any, is_ragged: Any, steps: Any, leaves: Sequence[Any]) -> Payload:
+def payload_of(
+    chain: Any,
+    clock: Any,
+    is_ragged: Any,
+    steps: Any,
+    leaves: Sequence[Any],
+    point: Sequence[Any] = (),
+) -> Payload:
     """Flatten the lanes of every transformation around the program, outermost slowest.
 
-    An array that a transformation did not map has an axis of length one there.
+    An array that a transformation did not map has an axis of length one there. `point` is nothing,
+    or what `send` has of it.
     """
-    chain, steps = np.asarray(chain), np.asarray(steps)
+    chain, steps, clock = np.asarray(chain), np.asarray(steps), np.asarray(clock)
     arrays = [np.asarray(leaf) for leaf in leaves]
+    state = [np.asarray(leaf) for leaf in point[2:]]
     n_axes, slots = chain.ndim, steps.shape[-1]
-    lead = np.broadcast_shapes(*(a.shape[:n_axes] for a in (chain, steps, *arrays)))
+    lead = np.broadcast_shapes(*(a.shape[:n_axes] for a in (chain, steps, *arrays, *state)))
     lanes = math.prod(lead)
 
     def flat(array: HostArray) -> HostArray:
         inner = array.shape[n_axes:]
         return np.broadcast_to(array, (*lead, *inner)).reshape(lanes, *inner)
 
+    tick, step = clock.reshape(-1, 2)[0].tolist()
     return Payload(
         flat(chain),
-        int(np.asarray(tick).flat[0]),
+        tick,
         bool(np.any(is_ragged)),
         flat(steps).reshape(lanes, slots),
         tuple(flat(a) for a in arrays),
+        Point(step, layout_of(point[1]), tuple(flat(a) for a in state), lead) if point else None,
     )
 
 
-def _receive(
-    number: Any, chain: Any, tick: Any, is_ragged: Any, steps: Any, *leaves: Any
-) -> HostArray:
+def layout_of(number: Any) -> Any:
+    """What was given to `number_of`."""
+    wanted = first_of(number)
+    return next(layout for layout, known in list(_layouts.items()) if known == wanted)
+
+
+def first_of(number: Any) -> int:
+    """A number that all lanes have in common."""
+    return int(np.asarray(number).flat[0])
+
+
+def _receive(operands: Sequence[Any], point: Sequence[Any]) -> HostArray:
     # np.asarray first, everywhere: a callback that calls into JAX may deadlock (jax#24255).
-    receiver = find_receiver(int(np.asarray(number).flat[0]))
+    number, chain, clock, is_ragged, steps, *leaves = operands
+    receiver = find_receiver(first_of(number))
     if receiver is None:
         raise RuntimeError("a draw arrived for chains that were already post-processed or closed")
-    payload = payload_of(chain, tick, is_ragged, steps, leaves)
+    payload = payload_of(chain, clock, is_ragged, steps, leaves, point)
     return np.asarray(receiver.receive(payload) % 2**32, np.uint32)
 
 
@@ -160,13 +204,17 @@ def _(axis_size: int, in_batched: Any, clock: Array) -> Any:
 
 
 @custom_vmap
-def send(is_full: Array, stop: Array, *operands: Array) -> Array:
-    """One host call with every chain's operands, if `is_full`; shape=() under every `vmap`.
+def send(
+    is_time: Array, stop: Array, operands: tuple[Array, ...], point: tuple[Array, ...]
+) -> Array:
+    """One host call with every chain's operands, if it is time; shape=() under every `vmap`.
 
     Args:
-        is_full: shape=(), the same for all lanes.
-        stop: shape=(), uint32, the tick of this flush, returned as it is when there is none.
-        operands: number, chain, tick, is_ragged, steps, and the leaves of the ring.
+        is_time: shape=(), the same for all lanes.
+        stop: shape=(), uint32, the tick of the next flush, returned as it is when there is none.
+        operands: number, chain, clock, is_ragged, steps, and the leaves of the ring.
+        point: interval of checkpoints, number of the layout, and leaves of the sampler's state;
+            () for a program without checkpoints.
 
     Returns:
         shape=(), uint32: the tick of the next flush.
@@ -174,18 +222,31 @@ def send(is_full: Array, stop: Array, *operands: Array) -> Array:
 
     # The cond is in here, hidden from vmap; every operand is explicit, since custom_vmap fails
     # on a tracer that it closed over.
-    def call() -> Array:
-        following = io_callback(_receive, jax.ShapeDtypeStruct((), jnp.uint32), *operands)
+    def call(point: tuple[Array, ...]) -> Array:
+        following = io_callback(_receive, jax.ShapeDtypeStruct((), jnp.uint32), operands, point)
         return following + (stop - stop)  # varies over the mesh axes that stop does
 
-    return jax.lax.cond(is_full, call, lambda: stop)
+    def call_with_point() -> Array:
+        # Decided in here: what a loop body computes at every step costs, and what it copies more.
+        step, every = (a.reshape(-1) for a in (operands[2], point[0]))
+        return jax.lax.cond(step[1] % every[0] == 0, lambda: call(point), lambda: call(()))
+
+    return jax.lax.cond(is_time, call_with_point if point else lambda: call(()), lambda: stop)
 
 
 @send.def_vmap
-def _(axis_size: int, in_batched: Any, is_full: Array, stop: Array, *operands: Array) -> Any:
+def _(
+    axis_size: int,
+    in_batched: Any,
+    is_time: Array,
+    stop: Array,
+    operands: tuple[Array, ...],
+    point: tuple[Array, ...],
+) -> Any:
     # An axis of one costs nothing; the host repeats what is the same for all lanes.
-    spread = [
-        x if is_batched else jnp.expand_dims(x, 0)
-        for x, is_batched in zip(operands, in_batched[2:], strict=True)
-    ]
-    return send(is_full, stop, *spread), False
+    spread = jax.tree.map(
+        lambda x, is_batched: x if is_batched else jnp.expand_dims(x, 0),
+        (operands, point),
+        tuple(in_batched[2:]),
+    )
+    return send(is_time, stop, *spread), False

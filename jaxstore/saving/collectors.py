@@ -1,142 +1,29 @@
 """Collectors: where the draws of a running program go.
 
-Owned here: the interface that users implement, and the three collectors that come with jaxstore.
-What these do is `recording`'s.
+Owned here: the three collectors that come with jaxstore, and where each of them writes. What they
+can do is `store_collector`'s, what a collector of your own must have `data_collector`'s.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import PyTree
 
-from jaxstore.errors import ExistsError
-from jaxstore.saving.block import Block
+from jaxstore.errors import ExistsError, MissingError
 from jaxstore.saving.npz_file import NpzFile
-from jaxstore.saving.recording import Options, Recording
+from jaxstore.saving.options import Options, Place
+from jaxstore.saving.recording import Recording
 from jaxstore.saving.run import Run
-from jaxstore.saving.session import Session, original_of
-from jaxstore.saving.static import StaticInformation, declared_draws
+from jaxstore.saving.store_collector import StoreCollector
 from jaxstore.saving.writer import QUEUE_BYTES
 from jaxstore.stores.base import Json, Store
 from jaxstore.stores.location import redact
 from jaxstore.stores.memory import MemoryStore
-
-
-@runtime_checkable
-class DataCollector(Protocol):
-    """What a collector of your own must have; it gets one draw of one chain at a time.
-
-    `save` and `register_chain` of further chains come from one thread that jaxstore starts, in
-    the order of the draws of each chain. An exception stops the program and reaches the caller as
-    itself. The interface is that of `jax_sgmc.io.DataCollector` (Thaler et al., 2024).
-    """
-
-    def register_chain(
-        self,
-        init_sample: PyTree = None,
-        init_checkpoint: PyTree = None,
-        static_information: StaticInformation | None = None,
-    ) -> int:
-        """Prepare for a new chain whose samples look like `init_sample`; returns its id."""
-        ...
-
-    def save(self, chain_id: int, values: list[np.ndarray[Any, Any]]) -> None:
-        """Take one draw: the leaves of the sample in the order of `jax.tree.leaves`."""
-        ...
-
-    def finalize(self, chain_id: int) -> None:
-        """All draws of this chain were given to `save`."""
-        ...
-
-    def finished(self, chain_id: int) -> Any:
-        """Called last, by `postprocess_save`; returns what shall be its "samples"."""
-        ...
-
-
-class StoreCollector:
-    """What the collectors that write a run have in common; use one of them.
-
-    As a context manager it closes itself, and an error of the writer, or Ctrl-C, leaves the block
-    as itself instead of as the `JaxRuntimeError` into which JAX turns what a callback raises.
-    It is a `DataCollector` too, for whoever hands it single draws.
-    """
-
-    def __init__(self, recording: Recording) -> None:
-        self.recording = recording
-        self._fed: dict[int, Session] = {}  # by chain, for single draws
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        is_jax = isinstance(error, jax.errors.JaxRuntimeError)
-        if is_jax:
-            original_of([self.recording])
-        try:
-            self.close()
-        except BaseException as kept:
-            if error is None or is_jax:
-                raise kept from error
-            # Else what leaves the block says more; `kept` is in `recording.error`.
-
-    def __repr__(self) -> str:
-        status = self.recording.status()
-        state = "closed" if self.recording.is_closed else "open"
-        return (
-            f"<{type(self).__name__} {self.recording.place}: {state}, {status.n_chains} chains, "
-            f"{status.draws:,} draws, {status.committed:,} committed>"
-        )
-
-    def flush(self) -> None:
-        """Wait until every draw that arrived is with the store. Raises what stopped the writer."""
-        self.recording.flush()
-
-    def close(self) -> None:
-        """Write and commit what arrived and let go of the store; again does nothing.
-
-        Raises:
-            BaseException: What stopped the writer, as itself.
-        """
-        self.recording.close()
-
-    def register_chain(
-        self,
-        init_sample: PyTree = None,
-        init_checkpoint: PyTree = None,
-        static_information: StaticInformation | None = None,
-    ) -> int:
-        """Begin a chain to hand single draws to; returns its number."""
-        session = self.recording.begin(init_sample, declared=declared_draws(static_information))
-        chain = session.open_chains(1)
-        self._fed[chain] = session
-        return chain
-
-    def save(self, chain_id: int, values: Sequence[Any]) -> None:
-        """Take one draw of a registered chain: the leaves of the sample."""
-        session = self._fed[chain_id]
-        steps = np.full((1, 1), session.counts[chain_id], np.int64)
-        leaves = tuple(np.asarray(value)[None, None] for value in values)
-        session.put(Block(chain_id, steps, leaves, sender_chains=1))
-
-    def finalize(self, chain_id: int) -> None:
-        """Wait until the draws of a registered chain are with the store."""
-        self.flush()
-
-    def finished(self, chain_id: int) -> PyTree:
-        """End a registered chain; returns its samples in the structure of `init_sample`."""
-        return self.recording.finish([self._fed.pop(chain_id)], has_chain_axis=False)
 
 
 class MemoryCollector(StoreCollector):
@@ -163,8 +50,23 @@ class MemoryCollector(StoreCollector):
     ) -> None:
         # Memory has no chunks to fill: every block goes straight to its place.
         options = Options(chunk_draws=1, queue_bytes=queue_bytes)
+        store = MemoryStore()
+
+        def create() -> Store:
+            if store.names():
+                raise ExistsError(
+                    "this collector holds a run. Go on with it by resume(), or make a new one."
+                )
+            return store
+
+        def reopen() -> Store:
+            if not store.names():
+                raise MissingError("nothing is in memory yet")
+            return store
+
+        place = Place("memory", create, reopen)
         if save_dir is None:
-            super().__init__(Recording(MemoryStore, "memory", options))
+            super().__init__(partial(Recording, place, options))
             return
 
         directory = Path(save_dir)
@@ -180,7 +82,7 @@ class MemoryCollector(StoreCollector):
             for chain in chains:
                 write_npz(run, chain, directory)
 
-        super().__init__(Recording(MemoryStore, "memory", options, write))
+        super().__init__(partial(Recording, place, options, on_finish=write))
 
 
 class ZarrCollector(StoreCollector):
@@ -199,6 +101,7 @@ class ZarrCollector(StoreCollector):
         checksum: Whether each chunk carries a checksum that reading verifies.
         chunk_draws: Draws per chunk; None gives chunks of about 4 MiB.
         queue_bytes: What may wait for the writer at most; a full queue holds the program up.
+        durable: Whether commits survive a loss of power too, not only the death of the process.
 
     Raises:
         ValueError: A size or name that makes no sense.
@@ -216,14 +119,27 @@ class ZarrCollector(StoreCollector):
         checksum: bool = True,
         chunk_draws: int | None = None,
         queue_bytes: int = QUEUE_BYTES,
+        durable: bool = False,
     ) -> None:
+        how: dict[str, Any] = {
+            "compression": compression,
+            "checksum": checksum,
+            "durable": durable,
+        }
+
         def create() -> Store:
             from jaxstore.stores.zarr3 import ZarrStore
 
-            return ZarrStore.new(where, compression=compression, checksum=checksum)
+            return ZarrStore.new(where, **how)
+
+        def reopen() -> Store:
+            from jaxstore.stores.zarr3 import ZarrStore
+
+            return ZarrStore.open(where, mode="r+", **how)
 
         options = Options(group, dims or {}, coords or {}, settings or {}, chunk_draws, queue_bytes)
-        super().__init__(Recording(create, place_of(where), options))
+        place = Place(place_of(where), create, reopen)
+        super().__init__(partial(Recording, place, options))
 
 
 class HDF5Collector(StoreCollector):
@@ -249,15 +165,30 @@ class HDF5Collector(StoreCollector):
         checksum: bool = True,
         chunk_draws: int | None = None,
         queue_bytes: int = QUEUE_BYTES,
+        durable: bool = False,
     ) -> None:
+        how: dict[str, Any] = {
+            "compression": compression,
+            "checksum": checksum,
+            "durable": durable,
+        }
+        is_path = isinstance(file, str | os.PathLike)
+
         def create() -> Store:
             from jaxstore.stores.hdf5 import HDF5Store
 
-            make = HDF5Store.new if isinstance(file, str | os.PathLike) else HDF5Store.adopt
-            return make(file, compression=compression, checksum=checksum)
+            return HDF5Store.new(file, **how) if is_path else HDF5Store.adopt(file, **how)
+
+        def reopen() -> Store:
+            from jaxstore.stores.hdf5 import HDF5Store
+
+            if not is_path:
+                return HDF5Store.adopt(file, **how)
+            return HDF5Store.open(file, mode="r+", **how)
 
         options = Options(group, dims or {}, coords or {}, settings or {}, chunk_draws, queue_bytes)
-        super().__init__(Recording(create, place_of(file), options))
+        place = Place(place_of(file), create, reopen)
+        super().__init__(partial(Recording, place, options))
 
 
 def place_of(where: Any) -> str:

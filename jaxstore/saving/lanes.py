@@ -6,7 +6,7 @@ holds a lock. The ring's own rules are in `buffer`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from jaxstore.errors import LostDrawsError, MismatchError
 from jaxstore.saving.block import Block, HostArray
 from jaxstore.saving.channel import Payload
+from jaxstore.saving.checkpoint import SenderState
 
 TICK_RANGE = 2**32  # the device counts flushes modulo this,
 STEP_RANGE = 2**31  # and steps modulo this; the host sees all of them and unwraps
@@ -47,8 +48,8 @@ class Lanes:
         """All chains seen so far, in order."""
         return tuple(sorted(c for sender in self._senders.values() for c in sender.chains))
 
-    def blocks(self, payload: Payload, *, is_last: bool = False) -> Iterator[Block]:
-        """The new draws of a payload; with `is_last` it is a final state's, possibly with none.
+    def blocks(self, payload: Payload, *, may_be_empty: bool = False) -> Iterator[Block]:
+        """The new draws of a payload; that of a final state or a checkpoint may have none.
 
         Raises:
             MismatchError: The same draws came before, from another sender or an earlier call.
@@ -57,7 +58,7 @@ class Lanes:
         sender = self.sender_of(payload)
         slots = payload.steps.shape[1]
         n_new = (payload.tick - sender.tick) % TICK_RANGE
-        if n_new == 0 and is_last:
+        if n_new == 0 and may_be_empty:
             return
         if n_new == 0 or n_new > TICK_RANGE // 2:
             raise MismatchError(
@@ -78,6 +79,28 @@ class Lanes:
             yield from self._ragged(sender, payload, new)
         else:
             yield from self._lockstep(sender, payload, new)
+
+    def restore(self, states: Iterable[SenderState]) -> int:
+        """Go on with senders as a checkpoint has them; the tick of all their clocks."""
+        states = list(states)
+        # Their rings are empty, so any tick will do, and all programs begin with the same.
+        tick = max((state.tick for state in states), default=0)
+        for state in states:
+            self._senders[state.named] = Sender(
+                state.chains, tick, state.is_ragged, list(state.steps)
+            )
+        return tick
+
+    def state_of(self, payload: Payload) -> SenderState:
+        """How far the sender of a payload is, after its blocks were taken."""
+        sender = self.sender_of(payload)
+        named = tuple(payload.chain.tolist()) if (payload.chain >= 0).all() else ()
+        return SenderState(named, sender.chains, sender.tick, sender.is_ragged, tuple(sender.steps))
+
+    @property
+    def n_senders(self) -> int:
+        """Senders seen so far."""
+        return len(self._senders)
 
     def group(self, chain: HostArray) -> list[list[int]]:
         """Lanes of a final state by the sender whose rings they share; (lanes,) of chain numbers.

@@ -23,12 +23,13 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxstore.errors import FormatError, MismatchError
-from jaxstore.names import keys_from_json, keys_to_json
+from jaxstore.names import keys_to_json
+from jaxstore.saving import untrusted
 from jaxstore.saving.buffer import floor_power, is_key, raw_shapes
 from jaxstore.stores.base import ArraySpec, Json
 from jaxstore.tree import Leaf, leaf_names
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no checksums and no checkpoints
 MANIFEST = "jaxstore"
 ITERATION = "iteration"
 RESERVED = frozenset({"chain", "draw", ITERATION})
@@ -70,15 +71,12 @@ class LeafLayout:
 
     @staticmethod
     def from_json(record: Mapping[str, Json]) -> LeafLayout:
-        """A record out of a manifest."""
-        return LeafLayout(
-            keys_from_json(record["keys"]),
-            record["name"],
-            tuple(record["shape"]),
-            jax.numpy.dtype(record["dtype"]),
-            tuple(record["dims"]),
-            record["key_impl"],
-        )
+        """A record out of a manifest.
+
+        Raises:
+            FormatError: It is none.
+        """
+        return LeafLayout(**untrusted.leaf_fields(record))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +90,11 @@ class Layout:
     def draw_bytes(self) -> int:
         """Bytes of one draw of one chain, over all leaves."""
         return sum(leaf.draw_bytes for leaf in self.leaves)
+
+
+def home_of(layout: Layout) -> str:
+    """Name of the array under which the blobs of a run lie."""
+    return f"{layout.groups[0]}/{ITERATION}"
 
 
 def layout_of(sample: PyTree, *, group: str | None, dims: Mapping[str, Sequence[str]]) -> Layout:
@@ -131,7 +134,7 @@ def _leaf_layout(
     shaped = raw_shapes(value)
     dotted = leaf.name.replace("/", ".")
     default = tuple(f"{dotted}_dim_{i}" for i in range(len(shaped.shape)))
-    own = tuple(dims.get(leaf.name, default))
+    own = tuple(map(untrusted.parse_dim, dims.get(leaf.name, default)))
     if len(own) != len(default) or len(set(own)) != len(own) or RESERVED & set(own):
         raise MismatchError(
             f"dims of {leaf.name!r}: {own} for a draw of shape {shaped.shape}. Give one name per "
@@ -143,11 +146,11 @@ def _leaf_layout(
         shape=tuple(shaped.shape),
         dtype=np.dtype(shaped.dtype),
         dims=own,
-        key_impl=_key_impl(value) if is_key(value) else None,
+        key_impl=key_impl_of(value) if is_key(value) else None,
     )
 
 
-def _key_impl(key: Any) -> str:
+def key_impl_of(key: Any) -> str:
     """Name of a typed key's implementation, also where only its shape is known."""
     names: list[str] = []
     jax.eval_shape(lambda k: names.append(str(jax.random.key_impl(k))), key)
@@ -283,37 +286,57 @@ def check_same_leaves(found: Layout, wanted: Layout, *, place: str) -> None:
         )
 
 
-def manifest_of(layout: Layout, *, settings: Mapping[str, Json], created_at: str) -> Json:
-    """What a reader needs to know of a run, beside the arrays and the commit record."""
-    return {
-        "kind": "run",
-        "format_version": FORMAT_VERSION,
-        "created_at": created_at,
-        "settings": dict(settings),
-        "versions": versions(),
-        "groups": list(layout.groups),
-        "leaves": [leaf.to_json() for leaf in layout.leaves],
-    }
+def manifest_of(
+    layout: Layout,
+    *,
+    settings: Mapping[str, Json],
+    created_at: str,
+    identity: Mapping[str, Json] | None = None,
+) -> Json:
+    """What a reader needs to know of a run, beside the arrays and the commit record.
+
+    Args:
+        layout: Of the sample.
+        settings: What the collector and the sampler were told.
+        created_at: ISO 8601, UTC.
+        identity: What tells the program from another one that would make other draws.
+    """
+    return untrusted.sealed(
+        {
+            "kind": "run",
+            "format_version": FORMAT_VERSION,
+            "created_at": created_at,
+            "settings": dict(settings),
+            "identity": dict(identity or {}),
+            "versions": versions(),
+            "groups": list(layout.groups),
+            "leaves": [leaf.to_json() for leaf in layout.leaves],
+        }
+    )
 
 
 def layout_from_manifest(manifest: Json, *, location: str) -> Layout:
     """The layout of a stored run.
 
     Raises:
-        FormatError: This is no run, or of a newer format.
+        FormatError: This is no run, damaged, or of a newer format.
     """
-    if not isinstance(manifest, dict) or manifest.get("kind") != "run":
-        raise FormatError(
-            f"{location} is not a jaxstore run: it has no such manifest. "
-            "Open it with xarray, zarr or h5py, or give the path of a run."
-        )
-    if manifest["format_version"] > FORMAT_VERSION:
-        raise FormatError(
-            f"{location} has run format {manifest['format_version']}, this jaxstore reads up to "
-            f"{FORMAT_VERSION}. Update jaxstore."
-        )
-    leaves = tuple(LeafLayout.from_json(record) for record in manifest["leaves"])
-    return Layout(leaves, tuple(manifest["groups"]))
+    found = untrusted.check_manifest(
+        manifest, kind="run", version=FORMAT_VERSION, location=location
+    )
+    try:
+        if not isinstance(found["settings"], dict):
+            raise FormatError(f"settings are {untrusted.brief(found['settings'])}")
+        groups = tuple(untrusted.parse_path(g) for g in untrusted.parse_list(found["groups"]))
+        leaves = tuple(map(LeafLayout.from_json, untrusted.parse_list(found["leaves"])))
+        names = [leaf.name for leaf in leaves] + [f"{group}/{ITERATION}" for group in groups]
+        used = {name.partition("/")[0] for name in names}
+        if not groups or len(set(names)) < len(names) or used != set(groups):
+            raise FormatError("its groups are not those of its leaves")
+    except (KeyError, FormatError) as error:
+        reason = untrusted.brief(str(error))
+        raise FormatError(untrusted.damaged(location, reason)) from error
+    return Layout(leaves, groups)
 
 
 def versions() -> dict[str, str]:

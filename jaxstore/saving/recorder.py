@@ -1,7 +1,8 @@
-"""Writing a run: blocks in, whole chunks and commits out.
+"""Writing a run: blocks in, whole chunks, checkpoints and commits out.
 
 Owned here: the order of writes, and which draws are committed. Layout decisions come from
-`layout`, chunk gathering from `assembly`; the thread that calls this is `writer`'s.
+`layout`, chunk gathering from `assembly`; the thread that calls this is `writer`'s. How a run that
+was killed is taken up again is `resumption`.
 
 Commit = data, then shape, then the record. A kill between any two leaves the last commit as it was.
 """
@@ -9,19 +10,19 @@ Commit = data, then shape, then the record. A kill between any two leaves the la
 from __future__ import annotations
 
 import time
-import uuid
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
-
-import numpy as np
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from jaxstore.saving.assembly import Strand
 from jaxstore.saving.block import Block, HostArray
-from jaxstore.saving.layout import ITERATION, Layout, array_specs, chunking_of
+from jaxstore.saving.checkpoint import Checkpoint, put_checkpoint
+from jaxstore.saving.layout import Layout, array_specs, chunking_of, home_of
+from jaxstore.saving.record import CheckpointMark, Mark, Record
+from jaxstore.saving.tail import Piece, put_tail
 from jaxstore.stores.base import ArraySpec, Store
 
-# Where no chunk fills for so long, its beginning is written and committed too. Only into stores
-# that replace a chunk as a whole, so that a kill leaves the old beginning or the longer one.
+# Where no chunk fills for so long, its beginning is committed too: in place where the store
+# replaces a chunk as a whole, so that a kill leaves the old beginning or the longer one, else as a
+# blob.
 TAIL_EVERY_S = 5.0
 COMMIT_SHARE = 0.05  # of the time may go into commits: one small object per array, and one more
 
@@ -47,11 +48,17 @@ class Recorder:
         self._n_draws = n_draws
         self._specs: list[ArraySpec] = []
         self._strands: dict[Key, list[Strand]] = {}  # one per leaf, then one for the steps
+        self._ended: dict[int, int] = {}  # draws of chains that get no more, of earlier sessions
         self._alone: set[int] = set()  # chains that once advanced together and do no more
-        self._n_chains = 0
-        self._shape = (0, 0)  # chains and draws that the arrays show
+        self.n_chains = 0  # with draws, or begun
+        self._shapes: dict[str, tuple[int, ...]] = {}  # that the arrays show
         self._committed_at = 0.0
+        self._state = ""  # as of the last commit
         self._commit_s = 0.0  # that the last commit took
+        self._checkpoint: CheckpointMark | None = None
+        self._tail: Mark | None = None
+        self._checkpoint_at = 0.0
+        self.checkpoint_s = 0.0  # that the last checkpoint took
         self.committed: list[int] = []  # draws of each chain, as of the last commit
         self.bytes_written = 0  # of arrays, before compression
 
@@ -59,6 +66,23 @@ class Recorder:
     def draws_committed(self) -> int:
         """Draws of all chains together that a reader sees."""
         return sum(self.committed)
+
+    def go_on(
+        self,
+        specs: list[ArraySpec],
+        strands: dict[Key, list[Strand]],
+        ended: Mapping[int, int],
+        *,
+        checkpoint: CheckpointMark | None,
+        tail: Mark | None,
+    ) -> None:
+        """Begin with arrays that are there, cut back to a checkpoint."""
+        self._specs, self._strands, self._ended = specs, strands, dict(ended)
+        self._checkpoint, self._tail = checkpoint, tail
+        self.n_chains = len(checkpoint.draws) if checkpoint else 0
+        self.committed = list(checkpoint.draws) if checkpoint else []
+        self._committed_at = self._checkpoint_at = time.monotonic()
+        self._state = "running"
 
     def write(self, block: Block) -> None:
         """Take a block; whole chunks go to the store, and from time to time a commit follows."""
@@ -69,47 +93,87 @@ class Recorder:
         since = time.monotonic() - self._committed_at
         if since * COMMIT_SHARE > self._commit_s and sum(self._draws()) > self.draws_committed:
             self.commit("running")
-        elif since > TAIL_EVERY_S and self._store.replaces_chunks:
+        elif since > TAIL_EVERY_S:
             self._write_tails()
+            self.commit("running")
+
+    def checkpoint(self, point: Checkpoint, *, is_latest: bool = True) -> None:
+        """Commit the state of the sampler, and every draw that came before it.
+
+        One that is not the latest is left out where they come too fast to write them all.
+        """
+        began = time.monotonic()
+        if not is_latest and (began - self._checkpoint_at) * COMMIT_SHARE < self.checkpoint_s:
+            return
+        is_ragged = any(sender.is_ragged for sender in point.senders)
+        self._create(max(1, len(point.draws)), is_ragged=is_ragged)
+        self.n_chains = max(self.n_chains, len(point.draws))
+        self._write_tails()
+        before = None if self._checkpoint is None else self._checkpoint.mark
+        mark = Mark.next("checkpoint", before)
+        put_checkpoint(self._store, self._home, mark, point)
+        self._checkpoint = CheckpointMark(mark, point.step, point.draws)
+        self.commit("running")
+        self._checkpoint_at = time.monotonic()
+        self.checkpoint_s = self._checkpoint_at - began
+
+    def beat(self) -> None:
+        """Commit again what was committed, so that others see that the writer lives."""
+        lease_s = self._store.lease_s
+        is_quiet = lease_s is not None and time.monotonic() - self._committed_at > lease_s / 4
+        if is_quiet and self._state == "running":
             self.commit("running")
 
     def finish(self, chains: Iterable[int], *, state: str) -> None:
         """Write what waits of these chains as short last chunks, and commit."""
         chains = set(chains)
         self._create(max(1, len(chains)), is_ragged=False)
-        self._n_chains = max(self._n_chains, *(c + 1 for c in chains), 0)
+        self.n_chains = max(self.n_chains, *(c + 1 for c in chains), 0)
         for key in [k for k in self._strands if chains & set(range(k[0], sum(k)))]:
             for i, strand in enumerate(self._strands[key]):
                 for first, rows in strand.rest():
                     self._put(key, i, first, rows)
+        if not any(s.waiting for strands in self._strands.values() for s in strands):
+            self._tail = None
         self.commit(state)
+        if state == "complete":
+            self._drop_stale()
 
     def commit(self, state: str) -> None:
         """Make everything written so far count: shapes first, then the record."""
         began, draws = time.monotonic(), self._draws()
-        shape = (self._n_chains, max(draws, default=0))
-        if shape != self._shape:
-            for spec in self._specs:
-                self._store.resize(spec.name, (*shape, *spec.shape[2:]))
-            self._shape = shape
-        self._store.commit(
-            {
-                "draws": draws,
-                "state": state,
-                "nonce": uuid.uuid4().hex,
-                "committed_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
-        )
+        for i, spec in enumerate(self._specs):
+            shape = (self.n_chains, self._extent(i, draws), *spec.shape[2:])
+            if shape != self._shapes.get(spec.name):
+                self._store.resize(spec.name, shape)
+                self._shapes[spec.name] = shape
+        record = Record.now(tuple(draws), state, self._checkpoint, self._tail)
+        self._store.commit(record.to_json())
+        self._state = state
         self.committed, self._committed_at = draws, time.monotonic()
         # The very first says that there is nothing, and makes files: no measure of the others.
         self._commit_s = self._committed_at - began if any(draws) else 0.0
 
+    @property
+    def _home(self) -> str:
+        """The array under which blobs lie."""
+        return home_of(self._layout)
+
     def _draws(self) -> list[int]:
         """Draws of each chain that all leaves have in the store."""
-        draws = [0] * self._n_chains
+        draws = [self._ended.get(chain, 0) for chain in range(self.n_chains)]
         for (first, n), strands in self._strands.items():
             draws[first : first + n] = [min(s.shown for s in strands)] * n
         return draws
+
+    def _extent(self, i: int, draws: Sequence[int]) -> int:
+        """Draws that an array shows to readers who know nothing of the record."""
+        if self._store.replaces_chunks:
+            return max(draws, default=0)
+        # The tail is a blob, so the array ends with its last chunk.
+        leaf = min(i, len(self._layout.leaves))
+        ends = [strands[leaf].stored for strands in self._strands.values()]
+        return max([*ends, *self._ended.values()], default=0)
 
     def _create(self, n_chains: int, *, is_ragged: bool) -> None:
         """Make the arrays, once it is known how chains advance."""
@@ -122,9 +186,14 @@ class Recorder:
             chunk_draws=self._chunk_draws,
             n_draws=self._n_draws,
         )
-        self._specs = array_specs(self._layout, chunking)
-        for spec in self._specs:
-            self._store.create(spec)
+        # A kill while arrays are made leaves some of them; they have no draws yet.
+        there = set(self._store.names())
+        for spec in array_specs(self._layout, chunking):
+            if spec.name not in there:
+                self._store.create(spec)
+                self._specs.append(spec)
+            else:
+                self._specs.append(self._store.spec(spec.name))
 
     def _must_split(self, block: Block) -> bool:
         """Whether chains that come together here came apart before, or the other way round."""
@@ -144,7 +213,7 @@ class Recorder:
 
     def _write_piece(self, block: Block) -> None:
         key = (block.first_chain, block.n_chains)
-        self._n_chains = max(self._n_chains, sum(key))
+        self.n_chains = max(self.n_chains, sum(key))
         n_leaves = len(self._layout.leaves)
         if key not in self._strands:
             # The first array of `iteration` stands for those of all groups.
@@ -154,33 +223,42 @@ class Recorder:
                 self._put(key, i, first, whole)
 
     def _write_tails(self) -> None:
+        """Write what waits, for now: into its chunks, or as a blob."""
+        if self._store.replaces_chunks:
+            for key, i, first, rows in self._waiting():
+                self._put(key, i, first, rows)
+            return
+        pieces = [
+            Piece(spec.name, key[0], first, rows)
+            for key, i, first, rows in self._waiting()
+            for spec in self._specs_of(i)
+        ]
+        self._tail = Mark.next("tail", self._tail) if pieces else None
+        if self._tail is not None:
+            put_tail(self._store, self._home, self._tail, pieces)
+
+    def _drop_stale(self) -> None:
+        """Remove the blobs that no longer count: those of the other slots, and the last tail."""
+        counting = set() if self._tail is None else {self._tail.key}
+        if self._checkpoint is not None:
+            counting.add(self._checkpoint.mark.key)
+        for key in ("checkpoint-0", "checkpoint-1", "tail-0", "tail-1"):
+            if key not in counting:
+                self._store.delete_blob(self._home, key)
+
+    def _waiting(self) -> Iterator[tuple[Key, int, int, HostArray]]:
+        """What waits: chains, number of the leaf, first draw, rows."""
         for key, strands in self._strands.items():
             for i, strand in enumerate(strands):
                 for first, rows in strand.tail():
-                    self._put(key, i, first, rows)
+                    yield key, i, first, rows
+
+    def _specs_of(self, i: int) -> Sequence[ArraySpec]:
+        """The arrays that take the rows of a leaf; after the leaves, those that take the steps."""
+        n_leaves = len(self._layout.leaves)
+        return [self._specs[i]] if i < n_leaves else self._specs[n_leaves:]
 
     def _put(self, key: Key, i: int, first_draw: int, rows: HostArray) -> None:
-        n_leaves = len(self._layout.leaves)
-        for spec in [self._specs[i]] if i < n_leaves else self._specs[n_leaves:]:
+        for spec in self._specs_of(i):
             self._store.write(spec.name, (key[0], first_draw, *(0,) * (rows.ndim - 2)), rows)
             self.bytes_written += rows.nbytes
-
-
-def write_coordinates(store: Store, layout: Layout, coords: Mapping[str, HostArray]) -> None:
-    """Write the coordinates of dimensions beside the leaves that use them.
-
-    Groups say in `coordinates`, as the CF conventions have it, that `iteration` is one too.
-    """
-    for group in layout.groups:
-        store.set_attrs({"coordinates": ITERATION}, group)
-        inside = [leaf for leaf in layout.leaves if leaf.name.startswith(f"{group}/")]
-        places = {(leaf.name.rpartition("/")[0], dim) for leaf in inside for dim in leaf.dims}
-        for parent, dim in sorted(places):
-            if dim in coords:
-                values = np.asarray(coords[dim])
-                name = f"{parent}/{dim}"
-                if values.dtype.kind == "U":
-                    store.create_labels(name, values.tolist())
-                    continue
-                store.create(ArraySpec(name, values.shape, values.shape, values.dtype, (dim,)))
-                store.write(name, (0,), values)

@@ -1,112 +1,83 @@
-"""A run being recorded: the store, the writer thread and the sessions of a built-in collector.
+"""A run being recorded: the sessions of a built-in collector, from the first to the last.
 
-Owned here: when a run begins, ends, and who may write to it. How it is written is `recorder`'s;
-`collectors` are the public face of this.
+Owned here: when a run begins, goes on and ends, and who may hand on draws. How it is written is
+`run_writer`'s and `recorder`'s; `collectors` are the public face of this.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import partial
 from typing import Any
-from weakref import WeakSet
 
 import jax
 from jaxtyping import PyTree
 
-from jaxstore.errors import BusyError, ExistsError, MismatchError
+from jaxstore.errors import BusyError, MissingError
 from jaxstore.saving import channel
+from jaxstore.saving.beginning import begin_run, check_free
 from jaxstore.saving.block import Block
-from jaxstore.saving.layout import (
-    MANIFEST,
-    Layout,
-    check_coords,
-    check_same_leaves,
-    layout_of,
-    manifest_of,
-)
+from jaxstore.saving.chain_numbers import ChainNumbers
+from jaxstore.saving.checkpoint import Checkpoint
+from jaxstore.saving.exits import close_at_exit
+from jaxstore.saving.layout import Layout, check_coords, check_same_leaves, layout_of
+from jaxstore.saving.loaders import Loaders
+from jaxstore.saving.options import Options, Place
+from jaxstore.saving.parts import Gathering, Part, join_parts
 from jaxstore.saving.progress import Meter, Status
-from jaxstore.saving.recorder import Recorder, write_coordinates
+from jaxstore.saving.resumption import Found, cut_back, ended_of, find_run
 from jaxstore.saving.run import Run
+from jaxstore.saving.run_writer import RunWriter
 from jaxstore.saving.session import Session
-from jaxstore.saving.writer import QUEUE_BYTES, Writer
-from jaxstore.stores.base import Json, Store
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a collector lays out its run."""
-
-    group: str | None = "samples"
-    dims: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    coords: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Json] = field(default_factory=dict)
-    chunk_draws: int | None = None
-    queue_bytes: int = QUEUE_BYTES
-
-    def __post_init__(self) -> None:
-        for name in ("chunk_draws", "queue_bytes"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
-        if self.group is not None and not (self.group.isidentifier() and self.group[0] != "_"):
-            raise ValueError(f"group must be a plain name such as 'posterior', got {self.group!r}")
-
-
-_open_recordings: WeakSet[Recording] = WeakSet()
-
-
-def _close_all() -> None:
-    """Commit what came of runs that nobody ended before the interpreter does."""
-    for recording in list(_open_recordings):
-        with contextlib.suppress(BaseException):
-            recording.close()
+from jaxstore.stores.base import Json
 
 
 class Recording:
     """Writes one run into one store; the sink of its sessions.
 
     Args:
-        create_store: Makes the store, when the first session begins.
-        place: Where that is, for messages.
+        place: Where the run lies.
+        options: How.
+        loaders: Whose positions go into checkpoints.
         on_finish: Called with the run and the chains that finished.
     """
 
     def __init__(
         self,
-        create_store: Callable[[], Store],
-        place: str,
+        place: Place,
         options: Options,
+        loaders: Loaders,
         on_finish: Callable[[Run, tuple[int, ...]], None] = lambda run, chains: None,
     ) -> None:
-        self.place = place
-        self._create_store = create_store
+        self.place = place.name
+        self._place = place
         self._options = options
+        self._loaders = loaders
         self._on_finish = on_finish
-        self._writer = Writer(self._write, queue_bytes=options.queue_bytes, name=place)
-        self._meter = Meter(is_shown=False)
-        self._store: Store | None = None
-        self._recorder: Recorder | None = None
+        self._writer = RunWriter(place.name, queue_bytes=options.queue_bytes)
         self._layout: Layout | None = None
         self._treedef: Any = None
         self._sessions: set[Session] = set()  # begun and not finished
-        self._claimed: set[int] = set()
-        self._n_chains = 0
-        self._draws = 0
+        self._numbers = ChainNumbers(place.name)
+        self._ended: dict[int, int] = {}  # draws of the chains of finished sessions
         self._is_taken = False  # by a session that must have it for itself
-        self._ended: Future[None] | None = None  # when closed
+        self._found: Found | None = None  # taken up, and not yet changed
+        self._restored: Session | None = None  # goes on where a checkpoint was, until it finishes
+        self._gathering = Gathering()
+        self._closing: Future[None] | None = None  # when closed
         self._lock = threading.RLock()  # guards all of the above; the writer has its own
 
     @property
     def is_closed(self) -> bool:
         """Whether it takes no more sessions."""
-        return self._ended is not None
+        return self._closing is not None
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it has a run, or can take none."""
+        return self.is_closed or self.error is not None or self._writer.store is not None
 
     @property
     def error(self) -> BaseException | None:
@@ -115,27 +86,48 @@ class Recording:
 
     def allocate(self, n_chains: int) -> int:
         """Number that many new chains; returns the first number."""
-        with self._lock:
-            first = self._n_chains
-            self._n_chains += n_chains
-            self._claimed |= set(range(first, self._n_chains))
-            return first
+        return self._numbers.allocate(n_chains)
 
     def claim(self, chain: int) -> None:
         """Take a chain number that the caller named; raises if it is taken."""
-        with self._lock:
-            if chain in self._claimed:
-                raise MismatchError(
-                    f"chain {chain} of {self.place} has draws of another program. Give init_save "
-                    "chain numbers that are all different, or none."
-                )
-            self._claimed.add(chain)
-            self._n_chains = max(self._n_chains, chain + 1)
+        self._numbers.claim(chain)
 
     def put(self, block: Block) -> None:
         """Queue a block; waits while the queue is full. Raises what stopped the writer."""
-        self._writer.put(block, block.n_bytes)
-        self._draws += block.n_draws * block.n_chains
+        self._writer.put(block)
+
+    def put_checkpoint(self, point: Checkpoint) -> None:
+        """Queue a checkpoint behind the draws that precede it. Raises what stopped the writer."""
+        self._writer.put_checkpoint(point)
+
+    @property
+    def checkpoint_s(self) -> float:
+        """Seconds that the last checkpoint took to write."""
+        return self._writer.checkpoint_s
+
+    @property
+    def has_loaders(self) -> bool:
+        """Whether data loaders are registered."""
+        return len(self._loaders) > 0
+
+    def give_back(self, found: Found, sample: PyTree) -> Run:
+        """The run that was taken up, as it is, to read; nothing of it is changed."""
+        with self._lock:
+            reader, self._found, self._writer.store = found.store.reader(), None, None
+            found.store.close()
+            return Run(reader, treedef=jax.tree.structure(sample))
+
+    def positions(self) -> tuple[Json, ...]:
+        """Where the registered data loaders are."""
+        return self._loaders.positions()
+
+    def take_part(self, part: Part) -> None:
+        """Take what one sender brings to a checkpoint; the last of a step completes it."""
+        with self._lock:
+            n_senders = sum(session.n_senders for session in self._sessions)
+            parts, ended = self._gathering.take(part, n_senders=n_senders), dict(self._ended)
+        if parts:
+            self.put_checkpoint(join_parts(parts, ended=ended))
 
     def fail(self, error: BaseException) -> None:
         """Take no more draws; what is queued is still written."""
@@ -153,20 +145,49 @@ class Recording:
             leaves = [array.of_chains(chains) for array in run.leaves]
         return jax.tree.unflatten(self._treedef, [leaf.resolve() for leaf in leaves])
 
+    def find(self) -> Found | None:
+        """Take up the run that is there, without changing it yet; None where nothing is.
+
+        The next `begin` cuts it back to its checkpoint and goes on from there.
+
+        Raises:
+            BusyError: Somebody writes to it, or this collector has a run already.
+            FormatError: What is there is no run, or damaged.
+            MismatchError: It has no checkpoint to go on from.
+        """
+        with self._lock:
+            if self.is_closed or self._writer.store is not None:
+                raise BusyError(f"the collector of {self.place} has a run; make a new one")
+            try:
+                store = self._place.open()
+            except MissingError:
+                return None
+            try:
+                self._found = find_run(store)
+                if self._found is not None and self._found.checkpoint is not None:
+                    self._loaders.expect(self._found.checkpoint.loaders)
+            except BaseException:
+                store.close()
+                raise
+            self._writer.store = store
+            return self._found
+
     def begin(
         self,
         sample: PyTree,
         *,
         declared: int | None,
         settings: Mapping[str, Json] | None = None,
+        identity: Mapping[str, Json] | None = None,
         is_alone: bool = False,
     ) -> Session:
-        """Begin a session of new chains whose samples look like this one.
+        """Begin a session of new chains whose samples look like this one, or go on with old ones.
 
         Args:
             sample: Arrays or shapes, of one chain.
             declared: Draws that each chain may keep; None for any number.
             settings: Kept with the run, if this begins it.
+            identity: Likewise.
             is_alone: Whether the session must have the run for itself.
 
         Raises:
@@ -183,21 +204,31 @@ class Recording:
                     f"the collector of {self.place} holds the run of another call; a collector "
                     "takes one scan, so make a new one"
                 )
-            self._is_taken = is_alone
             layout = layout_of(sample, group=self._options.group, dims=self._options.dims)
-            if self._layout is None:
-                self._open(layout, {**self._options.settings, **(settings or {})}, declared)
-                self._treedef = jax.tree.structure(sample)
-            elif layout != self._layout:
+            told = {
+                "settings": {**self._options.settings, **(settings or {})},
+                "identity": identity or {},
+            }
+            if self._layout is not None:
                 check_same_leaves(layout, self._layout, place=self.place)
+            elif self._found is None:
+                self._open(layout, told, declared)
+            else:
+                self._go_on(self._found, layout, told, declared)
+            self._treedef = jax.tree.structure(sample)
+            self._is_taken = is_alone
+            if self._restored is not None:
+                return self._restored
+            if self._ended:
+                # What ended stays, whatever becomes of the chains that begin now.
+                self.put_checkpoint(join_parts((), ended=self._ended))
             session = Session(self, declared=declared)
             self._sessions.add(session)
             return session
 
     def show(self, meter: Meter) -> None:
         """Show progress on this meter until the last session finishes."""
-        with self._lock:
-            self._meter = meter
+        self._writer.show(meter)
 
     def flush(self) -> None:
         """Wait until what arrived is written and, in whole chunks, committed.
@@ -207,7 +238,7 @@ class Recording:
         """
         self._writer.drain()
         if self._sessions:
-            self._writer.submit(partial(self._opened()[0].commit, "running")).result()
+            self._writer.commit()
 
     def finish_run(self, sessions: Sequence[Session]) -> Run:
         """Write the last draws of sessions; the run as it then is at rest."""
@@ -217,26 +248,13 @@ class Recording:
             if not self._sessions.issuperset(sessions):
                 raise BusyError(f"these chains of {self.place} are finished already")
             self._sessions.difference_update(sessions)
-            is_last = not self._sessions
-        # On the writer's thread, since other sessions may still be writing.
-        run: Run = self._writer.submit(partial(self._finish, chains, is_last=is_last)).result()
+            self._restored = None
+            for session in sessions:
+                self._ended.update({chain: session.counts[chain] for chain in session.chains})
+            is_last, n_chains = not self._sessions, self._numbers.n_chains
+        run = self._writer.finish(chains, is_last=is_last, treedef=self._treedef, n_chains=n_chains)
         self._on_finish(run, chains)
-        if is_last:
-            self._writer.stop()
         return run
-
-    def _finish(self, chains: tuple[int, ...], *, is_last: bool) -> Run:
-        recorder, store = self._opened()
-        recorder.finish(chains, state="complete" if is_last else "running")
-        if is_last:
-            self._meter.close(self.status())
-            store.seal()
-        return Run(store.reader(), treedef=self._treedef)
-
-    def _opened(self) -> tuple[Recorder, Store]:
-        if self._recorder is None or self._store is None:
-            raise BusyError(f"the collector of {self.place} has no run; call init_save first")
-        return self._recorder, self._store
 
     def abandon(self, error: BaseException) -> None:
         """End a run that failed: what came stays readable, marked as interrupted.
@@ -254,73 +272,62 @@ class Recording:
             BaseException: What stopped the writer, if no one was told before.
         """
         with self._lock:
-            is_first = self._ended is None
-            if self._ended is None:
-                self._ended = self._writer.submit(self._end)
+            is_first = self._closing is None
+            if self._closing is None:
+                sessions, self._sessions = self._sessions, set()
+                for session in sessions:
+                    channel.release(session)
+                unfinished = chains_of(sessions) if sessions else None
+                n_chains = self._numbers.n_chains
+                self._closing = self._writer.end(unfinished, n_chains=n_chains)
         # Waiting for it again does no harm, should Ctrl-C have ended an earlier wait.
-        self._ended.exception()
+        self._closing.exception()
         self._writer.stop()
         if is_first and self.error is not None:
             raise self.error
 
-    def _end(self) -> None:
-        """Commit what came of sessions that never finished, and let go of the store."""
-        sessions, self._sessions = self._sessions, set()
-        for session in sessions:
-            channel.release(session)
-        recorder, store = self._recorder, self._store
-        if recorder is None or store is None:
-            return
-        try:
-            if self._writer.is_dead:
-                # The store raised. What it took before may count, if it still takes a commit.
-                with contextlib.suppress(Exception):
-                    recorder.commit("interrupted")
-            elif sessions:
-                recorder.finish(chains_of(sessions), state="interrupted")
-                store.seal()
-        finally:
-            self._meter.close(self.status())
-            store.close()
-
-    def _open(self, layout: Layout, settings: Mapping[str, Json], n_draws: int | None) -> None:
+    def _open(
+        self, layout: Layout, told: Mapping[str, Mapping[str, Json]], n_draws: int | None
+    ) -> None:
+        """Begin a run in a new store, or in one that a kill left without a run."""
         check_coords(layout, self._options.coords, place=self.place)
-        store = self._create_store()
-        _open_recordings.add(self)
-        # Exit handlers run in reverse: after this, that of the library that the store uses.
-        atexit.unregister(_close_all)
-        atexit.register(_close_all)
-        taken = [n for n in store.names() if n.split("/")[0] in layout.groups]
-        if store.attrs().get(MANIFEST) or taken:
-            raise ExistsError(
-                f"{self.place} already holds {taken or 'a run'}, and nothing there "
-                "is overwritten. Save to another place or group, or look at it with "
-                "jaxstore.open_run."
-            )
-        created_at = datetime.now(UTC).isoformat(timespec="seconds")
-        manifest = manifest_of(layout, settings=settings, created_at=created_at)
-        store.set_attrs({MANIFEST: manifest})
-        write_coordinates(store, layout, self._options.coords)
-        self._store, self._layout = store, layout
-        self._recorder = Recorder(
-            store, layout, chunk_draws=self._options.chunk_draws, n_draws=n_draws
-        )
-        self._recorder.commit("running")
+        is_new = self._writer.store is None
+        store = self._writer.store = self._writer.store or self._place.create()
+        close_at_exit(self)
+        if is_new:
+            check_free(store, layout, place=self.place)
+        self._writer.begin(begin_run(store, layout, self._options, told=told, n_draws=n_draws))
+        self._layout = layout
 
-    def _write(self, block: Any) -> None:
-        self._opened()[0].write(block)
-        self._meter.show(self.status())
+    def _go_on(
+        self,
+        found: Found,
+        layout: Layout,
+        told: Mapping[str, Mapping[str, Json]],
+        n_draws: int | None,
+    ) -> None:
+        """Go on with a run that was taken up: cut it back to its checkpoint."""
+        check_same_leaves(layout, found.layout, place=self.place)
+        self._loaders.check()
+        close_at_exit(self)
+        point = found.checkpoint
+        recorder = cut_back(
+            found, told=told, chunk_draws=self._options.chunk_draws, n_draws=n_draws
+        )
+        self._writer.begin(recorder, draws=sum(point.draws) if point else 0)
+        self._layout, self._found = found.layout, None
+        if point is None:
+            return
+        self._numbers.restore(len(point.draws))
+        self._ended = ended_of(point)
+        if point.senders:
+            self._restored = Session(self, declared=n_draws)
+            self._restored.restore(point)
+            self._sessions.add(self._restored)
 
     def status(self) -> Status:
         """How far saving is."""
-        recorder = self._recorder
-        return Status(
-            self._n_chains,
-            self._draws,
-            recorder.draws_committed if recorder else 0,
-            recorder.bytes_written if recorder else 0,
-            self._writer.waiting_bytes,
-        )
+        return self._writer.status(self._numbers.n_chains)
 
 
 def chains_of(sessions: Iterable[Session]) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ of chunks prove nothing after a crash.
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,11 +16,17 @@ import numpy as np
 from jaxtyping import Int64, PyTree
 
 from jaxstore.errors import FormatError
-from jaxstore.saving.layout import ITERATION, MANIFEST, layout_from_manifest
+from jaxstore.saving.layout import ITERATION, MANIFEST, LeafLayout, home_of, layout_from_manifest
+from jaxstore.saving.news import News
+from jaxstore.saving.record import Record
+from jaxstore.saving.report import Report, size
 from jaxstore.saving.stored import StoredArray
+from jaxstore.saving.tail import with_tail
 from jaxstore.stores.base import Json, Store
 from jaxstore.stores.location import open_store
 from jaxstore.tree import nest
+
+MOST_LOOKS = 5  # at a run that commits while it is opened
 
 
 class Run:
@@ -32,15 +38,13 @@ class Run:
     """
 
     def __init__(self, store: Store, *, treedef: Any = None) -> None:
-        self._store = store
+        self._base = store
         self._treedef = treedef
         self._manifest: Json = store.attrs().get(MANIFEST)
         self._layout = layout_from_manifest(self._manifest, location=store.location)
-        record = store.committed()
-        if record is None:
-            raise FormatError(f"{store.location} is a run without a commit record; it never began")
-        self._record = record
-        self._draws = tuple(record["draws"])
+        self._record = Record.from_json(store.committed(), location=store.location)
+        self._store = with_tail(store, home_of(self._layout), self._record.tail)
+        self._draws = self._record.draws
 
     @property
     def location(self) -> str:
@@ -50,7 +54,7 @@ class Run:
     @property
     def state(self) -> str:
         """One of "running", "complete", and "interrupted": closed before its end."""
-        return self._record["state"]
+        return self._record.state
 
     @property
     def n_chains(self) -> int:
@@ -73,6 +77,11 @@ class Run:
         return self._manifest["versions"]
 
     @property
+    def nonce(self) -> str:
+        """New with each commit."""
+        return self._record.nonce
+
+    @property
     def created_at(self) -> str:
         """When it began, ISO 8601 in UTC."""
         return self._manifest["created_at"]
@@ -80,7 +89,7 @@ class Run:
     @property
     def committed_at(self) -> str:
         """When it last committed, ISO 8601 in UTC."""
-        return self._record["committed_at"]
+        return self._record.committed_at
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -101,7 +110,10 @@ class Run:
 
         In the structure of the sample in the process that made the run, else as nested dicts.
         """
-        values = [leaf.resolve() for leaf in self.leaves]
+        return self.unflatten([leaf.resolve() for leaf in self.leaves])
+
+    def unflatten(self, values: Sequence[Any]) -> PyTree:
+        """Values, one per leaf, in the structure of `samples`."""
         if self._treedef is not None:
             return jax.tree.unflatten(self._treedef, values)
         return nest(
@@ -109,17 +121,70 @@ class Run:
         )
 
     @property
+    def steps(self) -> StoredArray:
+        """A handle on the step at which each draw was taken, shape (chain, draw)."""
+        name = f"{self.groups[0]}/{ITERATION}"
+        leaf = LeafLayout((ITERATION,), name, (), np.dtype(np.int64), (), None)
+        return StoredArray(self._store, leaf, tuple(range(self.n_chains)), self._draws)
+
+    @property
     def iteration(self) -> Int64[np.ndarray, "chain draw"]:
         """The step at which each draw was taken; 0 beyond the end of a chain."""
-        longest = max(self._draws, default=0)
-        region = (slice(0, self.n_chains), slice(0, longest))
-        steps = self._store.read(f"{self.groups[0]}/{ITERATION}", region)
-        return np.where(np.arange(longest) < self.sample_count[:, None], steps, 0)
+        return np.asarray(self.steps)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all draws, decoded."""
         return sum(leaf.nbytes for leaf in self.leaves)
+
+    def refresh(self) -> Run:
+        """The same run as of its latest commit; this one stays as it is.
+
+        Both read from one store, so closing one closes the other.
+
+        Raises:
+            MissingError: It is there no more.
+            BusyError: Another process holds the store just now.
+        """
+        return run_in(self._base, treedef=self._treedef)
+
+    def follow(
+        self, poll_s: float = 0.5, timeout_s: float | None = None, *, from_start: bool = True
+    ) -> Iterator[News]:
+        """What is committed, then what newly commits, until the run ends; disturbs no writer.
+
+        All news together, joined along axis 1, are `samples` of the finished run, bit for bit.
+        While it goes on they reach up to the shortest chain; the rest follows when it has ended.
+        Of a run that is killed, cut back to its checkpoint and resumed, no draw comes twice. Each
+        news has at most 64 MiB, or one draw. Chains that begin later, by another `init_save`, come
+        as news of their own.
+
+        Args:
+            poll_s: Seconds between two looks at the commit record.
+            timeout_s: Without news for so long, it stops; None waits as long as the run is
+                "running", for ever if that was killed.
+            from_start: Whether to begin with the first draw, else with the next one to commit.
+
+        Raises:
+            MissingError: The run is gone.
+            BusyError: Another process holds the store, for all of `timeout_s` or a minute.
+            FormatError: What it reads is damaged.
+
+        >>> import jax.numpy as jnp, jaxstore as js
+        >>> _, run = js.scan(lambda x, _: (x + 1, {"x": x}), jnp.zeros(2), length=5)
+        >>> for news in run.follow():
+        ...     print(news, news.samples["x"][0, -1])
+        <News draws 0 to 5 of 1 chain, complete> [4. 4.]
+        """
+        from jaxstore.saving.follow import follow
+
+        return follow(self, poll_s=poll_s, timeout_s=timeout_s, from_start=from_start)
+
+    def verify(self) -> Report:
+        """Read every committed chunk and tell what is damaged; see `jaxstore.verify`."""
+        from jaxstore.saving.verify import verify
+
+        return verify(self._base)
 
     def to_datatree(self) -> Any:
         """The run as an `xarray.DataTree`, lazily read, as ArviZ takes it.
@@ -132,7 +197,7 @@ class Run:
 
     def close(self) -> None:
         """Let go of the store."""
-        self._store.close()
+        self._base.close()
 
     def __enter__(self) -> Self:
         return self
@@ -169,21 +234,6 @@ class Run:
         return f"<b>{html.escape(first)}</b><table>{rows}</table>"
 
 
-def size(n_bytes: float) -> str:
-    """Bytes for people.
-
-    >>> size(10), size(2048), size(3 * 2**30)
-    ('10 B', '2.0 KiB', '3.0 GiB')
-    """
-    if n_bytes < 1024:
-        return f"{n_bytes:.0f} B"
-    for unit in ("KiB", "MiB", "GiB"):
-        n_bytes /= 1024
-        if n_bytes < 1024:
-            return f"{n_bytes:.1f} {unit}"
-    return f"{n_bytes / 1024:.1f} TiB"
-
-
 def open_run(where: Any) -> Run:
     """Open a run that was saved to Zarr or HDF5.
 
@@ -202,4 +252,17 @@ def open_run(where: Any) -> Run:
     >>> run.sample_count.tolist(), run.samples["x"][0, :, 1].tolist()
     ([3], [0.0, 1.0, 2.0])
     """
-    return Run(open_store(where, mode="r"))
+    return run_in(open_store(where, mode="r"))
+
+
+def run_in(store: Store, *, treedef: Any = None) -> Run:
+    """The run in a store as of one commit, see `Run`."""
+    for _ in range(MOST_LOOKS):
+        before = store.committed()
+        try:
+            return Run(store, treedef=treedef)
+        except FormatError:
+            # The tail that a record names may be replaced while it is read, by a later commit.
+            if store.committed() == before:
+                raise
+    return Run(store, treedef=treedef)

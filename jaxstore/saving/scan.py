@@ -2,13 +2,15 @@
 
 Owned here: the loop over blocks. The host drives it: a compiled block (`program`) runs until its
 ring is full or its time is up, and its draws go to the writer while the next block runs. There is
-no callback, so exceptions and Ctrl-C arrive as themselves, between blocks.
+no callback, so exceptions and Ctrl-C arrive as themselves, between blocks. Checkpoints are
+`keeper`'s, what makes two runs the same `identity`'s.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -16,15 +18,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from jaxstore.errors import MismatchError
 from jaxstore.saving import buffer, program
 from jaxstore.saving.block import Block, HostArray
-from jaxstore.saving.collectors import MemoryCollector, StoreCollector
+from jaxstore.saving.collectors import MemoryCollector
+from jaxstore.saving.identity import check_same_scan, check_settings, identity_of
+from jaxstore.saving.keeper import Keeper, Pulse
 from jaxstore.saving.lanes import detach
 from jaxstore.saving.program import BlockState, Program, Ring, Step
 from jaxstore.saving.progress import Meter
+from jaxstore.saving.recording import Recording
+from jaxstore.saving.resumption import Found
 from jaxstore.saving.run import Run
 from jaxstore.saving.schedule import Schedule, kept_shape, steps_of
 from jaxstore.saving.session import FLUSH_EVERY_S, Session
+from jaxstore.saving.store_collector import StoreCollector
+from jaxstore.stores.base import Json
 
 
 def scan(
@@ -38,6 +47,8 @@ def scan(
     thin: int = 1,
     burn_in: int = 0,
     keep: Callable[[Array], Any] | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
     buffer_draws: int | None = None,
     progress: bool = True,
 ) -> tuple[PyTree, Run]:
@@ -46,10 +57,15 @@ def scan(
     Memory on the device and on the host stays the same however long the run is. The first
     `burn_in` steps are dropped, then the last step of every window of `thin` is kept.
 
+    With `resume=True` the same call begins a run, goes on with one that was stopped or killed, and
+    gives back one that is complete; with a greater `length` it makes a complete one longer. What
+    it stores is, bit for bit, what a run stores that was never interrupted. A kill costs the steps
+    since the last checkpoint.
+
     Args:
         step: As for `lax.scan`, `(carry, x) -> (carry, sample)`. Pass the same function object
             again and it is not compiled again.
-        carry: The first carry.
+        carry: The first carry. Of a run that is resumed it may be its `jax.eval_shape`.
         xs: Arrays whose leading axis is the step, or None.
         length: Number of steps, where `xs` does not tell.
         collector: A `MemoryCollector` (the default), `HDF5Collector` or `ZarrCollector`. When the
@@ -60,6 +76,9 @@ def scan(
         burn_in: Drop the draws of so many steps at the beginning.
         keep: Instead of both: `keep(i)` with the number of the step, shape=(), int32, gives a
             bool for all chains or one per chain, shape=(chains,).
+        checkpoint_every: Steps between checkpoints of the carry. None makes one about every ten
+            seconds in HDF5 and Zarr, none in memory; 0 makes none.
+        resume: Whether to go on with the run that is at the collector's place, if one is.
         buffer_draws: Draws of all chains on the device before they go to the host; None takes
             about 4 MiB.
         progress: Whether to show a bar, in a terminal or notebook.
@@ -70,7 +89,8 @@ def scan(
     Raises:
         ValueError: A length, thin, burn_in or buffer size that makes no sense.
         MismatchError: The carry changes its structure, or samples have no axis of `chains`.
-        BusyError: The collector is closed.
+            With `resume`: the run is that of another program, or has no checkpoint.
+        BusyError: The collector is closed, or somebody else writes to the run.
 
     >>> import jax.numpy as jnp, jaxstore as js
     >>> def step(x, _):
@@ -87,59 +107,140 @@ def scan(
     collector = MemoryCollector() if collector is None else collector
     if not isinstance(collector, StoreCollector):
         raise TypeError(f"scan: {collector!r} writes no run; use save with a collector of your own")
-    # A copy, since each block takes the carry's memory over for the next.
-    carry = jax.tree.map(jnp.copy, carry)
+    is_default = resume or not isinstance(collector, MemoryCollector)
+    pulse = Pulse.of(checkpoint_every, is_default=is_default)
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
     sample = program.sample_shapes(step, carry, one, chains=chains)
     if keep is not None:
         kept_shape(keep, chains)
     blocks = Program(step, schedule, chains, program.ring_slots(sample, buffer_draws))
-    sizes = {"length": schedule.length, "thin": thin, "burn_in": burn_in, "chains": chains or 1}
-    settings = {name: int(value) for name, value in sizes.items()}  # NumPy's are no JSON
-    session = collector.recording.begin(
-        program.one_chain(sample, chains),
-        declared=schedule.n_draws,
-        settings=settings,
-        is_alone=True,
-    )
-    total = None if schedule.n_draws is None else schedule.n_draws * (chains or 1)
-    collector.recording.show(Meter(is_shown=progress, total=total))
+    job = Job(blocks, xs, pulse, program.one_chain(sample, chains), progress)
+    identity = identity_of(blocks, carry, xs, one) if pulse.is_on or resume else {}
+    found = collector.take_up() if resume else None
+    if found is None:
+        check_has_values(carry, place=collector.recording.place)
+        return run_job(job, carry, None, collector.recording, identity=identity)
     try:
-        session.open_chains(chains or 1)
-        carry = drive(blocks, carry, xs, session)
-        return carry, collector.recording.finish_run([session])
-    except BaseException as error:
-        # What came so far stays: committed, readable, and marked as interrupted.
-        collector.recording.abandon(error)
+        check_settings(found, schedule, chains)
+        identity = check_same_scan(found, identity)
+        carry = carry_of(found, carry)
+        return run_job(job, carry, found, collector.recording, identity=identity)
+    except BaseException:
+        collector.close()  # what was taken up is let go of
         raise
 
 
-def drive(blocks: Program, carry: PyTree, xs: PyTree, session: Session) -> PyTree:
-    """Run all steps, block after block, and hand their draws to the session."""
-    schedule, compiled = blocks.schedule, program.compiled(blocks)
-    state = BlockState(jnp.zeros((), jnp.int32), carry)
-    index, steps, ran, last = 0, 1, 0, time.monotonic()
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A scan as it was asked for."""
+
+    blocks: Program
+    xs: PyTree
+    pulse: Pulse
+    sample: PyTree  # shapes of one chain's
+    progress: bool
+
+
+def run_job(
+    job: Job,
+    carry: PyTree,
+    found: Found | None,
+    recording: Recording,
+    *,
+    identity: Mapping[str, Json],
+) -> tuple[PyTree, Run]:
+    """Begin or go on, and run to the end."""
+    schedule, chains = job.blocks.schedule, job.blocks.chains
+    point = found.checkpoint if found else None
+    if found and point and found.is_complete and point.step == schedule.length:
+        return carry, recording.give_back(found, job.sample)
+    # Copies, since each block takes the carry's memory over for the next. Without weak types: what
+    # comes back from a checkpoint has none.
+    carry = jax.tree.map(strong_copy, carry)
+    sizes = {
+        "length": schedule.length,
+        "thin": schedule.thin,
+        "burn_in": schedule.burn_in,
+        "chains": chains or 1,
+    }
+    settings: dict[str, Json] = {name: int(n) for name, n in sizes.items()}  # NumPy's are no JSON
+    if job.pulse.is_on:
+        settings["checkpoint_every"] = job.pulse.told
+    session = recording.begin(
+        job.sample,
+        declared=schedule.n_draws,
+        settings=settings,
+        identity=identity,
+        is_alone=True,
+    )
+    total = None if schedule.n_draws is None else schedule.n_draws * (chains or 1)
+    recording.show(Meter(is_shown=job.progress, total=total))
+    try:
+        if point is None:
+            session.open_chains(chains or 1)
+        state = BlockState(jnp.int32(point.step if point else 0), carry)
+        carry = drive(job, state, Keeper(job.blocks, job.pulse, session, recording), session)
+        return carry, recording.finish_run([session])
+    except BaseException as error:
+        # What came so far stays: committed, readable, and marked as interrupted.
+        recording.abandon(error)
+        raise
+
+
+def carry_of(found: Found, carry: PyTree) -> PyTree:
+    """The carry to go on with: that of the checkpoint, in the structure of the first one."""
+    if found.checkpoint is None:
+        check_has_values(carry, place=found.store.location)
+        return carry
+    return replace(found.checkpoint, templates={"carry": carry}).part("carry")
+
+
+def check_has_values(carry: PyTree, *, place: str) -> None:
+    """Refuse to begin with a carry of shapes."""
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(carry)):
+        raise MismatchError(
+            f"scan was given the shape of a carry, and there is no run at {place} to go on with. "
+            "Give the first carry."
+        )
+
+
+def strong_copy(leaf: Any) -> Array:
+    """A copy of an array whose type is not weak."""
+    copied = jnp.copy(leaf)
+    return copied if buffer.is_key(copied) else jax.lax.convert_element_type(copied, copied.dtype)
+
+
+def drive(job: Job, state: BlockState, keeper: Keeper, session: Session) -> PyTree:
+    """Run all steps that are left, block after block, and hand their draws to the session."""
+    blocks, schedule, compiled = job.blocks, job.blocks.schedule, program.compiled(job.blocks)
+    index, steps, ran, last = int(state.step), 1, 0, time.monotonic()
     waiting: Iterable[Block] = []
+    if index == 0:
+        keeper.keep(index, state.carry)
     while index < schedule.length:
         before, ran_before, in_burn_in = index, ran, index < schedule.burn_in
         end = schedule.burn_in if in_burn_in else schedule.length
-        stop = min(end, index + steps)
+        stop = keeper.pulse.stop(index, min(end, index + steps))
         if in_burn_in:
-            state = jax.block_until_ready(compiled.skip(state, xs, np.int32(stop)))
+            state = jax.block_until_ready(compiled.skip(state, job.xs, np.int32(stop)))
             index = stop
         else:
-            state, ring = compiled.advance(state, xs, np.int32(stop))
+            state, ring = compiled.advance(state, job.xs, np.int32(stop))
             jax.tree.map(lambda a: a.copy_to_host_async(), ring)
             index = next_index(blocks, index, stop, state)
-            # The block before this one: an accelerator computes while the host copies.
-            session.put_all(waiting)
-            waiting = blocks_of(ring, blocks, before)
+        # The block before this one: an accelerator computes while the host copies.
+        session.put_all(waiting)
+        keeper.hand_over()
+        waiting = () if in_burn_in else blocks_of(ring, blocks, before)
+        if index == schedule.length or keeper.is_due(index):
+            keeper.keep(index, state.carry)
         ran = index - before
         took, last = time.monotonic() - last, time.monotonic()
         # Blocks end by time as well, so that Ctrl-C is heard and progress moves in slow programs.
         # What was waited for is the block before, where the runtime only took this one in.
         steps = pace(steps, ran=min(ran, ran_before) if ran_before else 1, took=took)
     session.put_all(waiting)
+    keeper.hand_over()
     return state.carry
 
 

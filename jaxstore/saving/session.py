@@ -1,7 +1,7 @@
 """One `init_save` on the host: takes payloads while the program runs, and its final state.
 
-Owned here: when the next flush is due, how many draws each chain has, and the declared limit.
-Which rows are new is `lanes`'; where draws go is the sink's.
+Owned here: when the next flush is due, how many draws each chain has, the declared limit, and what
+of this goes into a checkpoint. Which rows are new is `lanes`'; where draws go is the sink's.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from jaxstore.errors import TooManyDrawsError
+from jaxstore.errors import MismatchError, TooManyDrawsError
 from jaxstore.saving import interrupt
 from jaxstore.saving.block import Block, HostArray
-from jaxstore.saving.channel import Payload
-from jaxstore.saving.lanes import Lanes
+from jaxstore.saving.channel import Payload, Point
+from jaxstore.saving.checkpoint import Checkpoint, SenderState
+from jaxstore.saving.lanes import STEP_RANGE, TICK_RANGE, Lanes, describe
+from jaxstore.saving.parts import Part
+from jaxstore.stores.base import Json
 
 # A flush should be due about so often: seldom enough to cost nothing, often enough that progress
 # moves, Ctrl-C is heard and a kill loses little. The ring's size is the other bound.
@@ -43,8 +46,20 @@ class Sink(Protocol):
         """Take a block, waiting while the queue is full. Raises what stopped the sink."""
         ...
 
+    def positions(self) -> tuple[Json, ...]:
+        """Where the registered data loaders are."""
+        ...
+
+    def take_part(self, part: Part) -> None:
+        """Take what one sender brings to a checkpoint."""
+        ...
+
     def fail(self, error: BaseException) -> None:
         """Take no more draws; `error` is what `put` and `finish` raise from now on."""
+        ...
+
+    def abandon(self, error: BaseException) -> None:
+        """End what failed, and raise nothing: what came so far stays, and others may take over."""
         ...
 
     def finish(self, sessions: Sequence[Session], *, has_chain_axis: bool) -> Any:
@@ -65,6 +80,9 @@ class Session:
         self.counts: Counter[int] = Counter()  # draws by chain
         self._declared = declared
         self._lanes = Lanes(sink.allocate, sink.claim)
+        # Tick and step at which its programs begin; zero but after `restore`.
+        self.clock = (0, 0)
+        self._last_steps: dict[tuple[int, ...], int] = {}  # of checkpoints, by sender
         self._flushed_at: dict[tuple[int, ...], tuple[float, int]] = {}
         self._lock = threading.Lock()  # guards all of the above: devices call on their own threads
 
@@ -78,7 +96,10 @@ class Session:
         with self._lock:
             try:
                 interrupt.check()
-                self.put_all(self._lanes.blocks(payload))
+                is_due = payload.point is not None
+                self.put_all(self._lanes.blocks(payload, may_be_empty=is_due))
+                if payload.point is not None:
+                    self._give_part(payload, payload.point)
                 return payload.tick + self._next_flush(payload)
             except BaseException as error:
                 # Raising stops the program, but JAX turns any type into its own, so the sink
@@ -91,7 +112,27 @@ class Session:
         with self._lock:
             for lanes in self._lanes.group(final.chain):
                 rings = final.take(lanes)._replace(tick=int(ticks[lanes[0]]))
-                self.put_all(self._lanes.blocks(rings, is_last=True))
+                self.put_all(self._lanes.blocks(rings, may_be_empty=True))
+
+    @property
+    def n_senders(self) -> int:
+        """Programs, on a device each, that sent something."""
+        return self._lanes.n_senders
+
+    def restore(self, point: Checkpoint) -> None:
+        """Go on from a checkpoint, in a session that has no chains yet."""
+        tick = self._lanes.restore(point.senders)
+        self.clock = (tick % TICK_RANGE, point.step % TICK_RANGE)
+        self.counts.update({chain: point.draws[chain] for chain in self.chains})
+
+    @property
+    def draws(self) -> tuple[int, ...]:
+        """Draws of each chain of a session that has the run for itself."""
+        return tuple(self.counts[chain] for chain in self.chains)
+
+    def senders(self, *, is_ragged: bool) -> tuple[SenderState, ...]:
+        """The chains of `open_chains`, for a checkpoint."""
+        return (SenderState((), self.chains, 0, is_ragged, (-1,) * len(self.chains)),)
 
     def open_chains(self, n_chains: int) -> int:
         """Begin chains whose draws come by `put` alone; returns the first number."""
@@ -120,6 +161,31 @@ class Session:
                 "static_information(samples_collected=...) declares; those were saved. "
                 "Declare as many as keep is true, or leave static_information out."
             )
+
+    def _give_part(self, payload: Payload, point: Point) -> None:
+        """Hand on the state of a sampler, with the draws that precede it."""
+        sender = self._lanes.state_of(payload)
+        last = self._last_steps.get(sender.named, self.clock[1])
+        steps = (point.step - last) % TICK_RANGE
+        if not 0 < steps < STEP_RANGE:
+            raise MismatchError(
+                f"{describe(sender.chains)}: the checkpoint of this step arrived before. Call "
+                "init_save for each run."
+            )
+        self._last_steps[sender.named] = last + steps
+        draws = {chain: self.counts[chain] for chain in sender.chains}
+        layout, treedef = point.layout
+        part = Part(
+            step=last + steps,
+            layout=layout,
+            leaves=point.leaves,
+            lanes=point.lanes,
+            sender=sender,
+            draws=draws,
+            loaders=self.sink.positions(),
+            treedef=treedef,
+        )
+        self.sink.take_part(part)
 
     def _next_flush(self, payload: Payload) -> int:
         """Ticks until the next flush: doubles up to the ring, or halves, as time tells."""

@@ -16,11 +16,12 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxstore.errors import FormatError
+from jaxstore.saving import untrusted
 from jaxstore.saving.block import HostArray
 from jaxstore.saving.layout import FORMAT_VERSION, MANIFEST, MAX_CHUNK_BYTES, versions
 from jaxstore.saving.snapshot_arrays import Region, Snapshot, SnapshotArray, Source
@@ -198,42 +199,71 @@ def tail_to_json(tail: tuple[Snapshot, ...]) -> Json:
 def tail_from_json(
     tail: Json, *, inner: tuple[int, ...], dtype: np.dtype[Any]
 ) -> tuple[Snapshot, ...]:
-    """Snapshots of a commit record, of the shape and dtype that those in the store have."""
-    bits = np.frombuffer(base64.b64decode(tail["data"]), stored_dtype(dtype))
-    data = from_stored(bits, dtype).reshape(len(tail["time"]), *inner)
-    return tuple(
-        Snapshot(float.fromhex(at), row) for at, row in zip(tail["time"], data, strict=True)
-    )
+    """Snapshots of a commit record, of the shape and dtype that those in the store have.
+
+    Raises:
+        FormatError: They are none.
+    """
+    try:
+        bits = np.frombuffer(base64.b64decode(tail["data"], validate=True), stored_dtype(dtype))
+        data = from_stored(bits, dtype).reshape(len(tail["time"]), *inner)
+        times = [float.fromhex(at) for at in tail["time"]]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise FormatError(f"the snapshots in the commit record are damaged: {error!r}") from error
+    return tuple(Snapshot(at, row) for at, row in zip(times, data, strict=True))
+
+
+class StorageRecord(NamedTuple):
+    """The commit record of a storage, parsed."""
+
+    n_snapshots: int  # that count, from the beginning of the arrays
+    state: str  # "running" or "complete"
+    committed_at: str | None  # None before the first commit
+    tail: Json  # snapshots that follow, for `tail_from_json`; None if there are none
+
+
+def parse_record(record: Json, *, location: str) -> StorageRecord:
+    """The commit record of a storage; it may have been killed before the first.
+
+    Raises:
+        FormatError: It is damaged.
+    """
+    if record is None:
+        return StorageRecord(0, "running", None, None)
+    try:
+        n, state, at = record["snapshots"], record["state"], record["committed_at"]
+    except (KeyError, TypeError):
+        n = state = at = None
+    is_known = untrusted.is_count(n) and state in ("running", "complete") and isinstance(at, str)
+    if not is_known:
+        raise FormatError(
+            f"The commit record of {location} is damaged: it has {untrusted.brief(n)} snapshots. "
+            "Restore it from a copy; without it nobody knows which snapshots count."
+        )
+    return StorageRecord(n, state, at, record.get("tail"))
 
 
 def manifest_of(*, stride: int, chunk_size: int) -> Json:
     """What a reader needs to know of a storage, beside the arrays and the commit record."""
-    return {
-        "kind": KIND,
-        "format_version": FORMAT_VERSION,
-        "created_at": _now(),
-        "stride": stride,
-        "chunk_size": chunk_size,
-        "versions": versions(),
-    }
+    return untrusted.sealed(
+        {
+            "kind": KIND,
+            "format_version": FORMAT_VERSION,
+            "created_at": _now(),
+            "stride": stride,
+            "chunk_size": chunk_size,
+            "versions": versions(),
+        }
+    )
 
 
 def check_manifest(manifest: Json, *, location: str) -> None:
-    """Refuse what is no storage, or of a newer format.
+    """Refuse what is no storage, damaged, or of a newer format.
 
     Raises:
         FormatError: It is not a storage that this jaxstore reads.
     """
-    if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
-        raise FormatError(
-            f"{location} is not a jaxstore storage: it has no such manifest. Open a run with "
-            "jaxstore.open_run, anything else with xarray, zarr or h5py."
-        )
-    if manifest["format_version"] > FORMAT_VERSION:
-        raise FormatError(
-            f"{location} has storage format {manifest['format_version']}, this jaxstore reads up "
-            f"to {FORMAT_VERSION}. Update jaxstore."
-        )
+    untrusted.check_manifest(manifest, kind=KIND, version=FORMAT_VERSION, location=location)
 
 
 def _now() -> str:

@@ -22,7 +22,13 @@ from jaxstore.saving.base_storage import Where
 from jaxstore.saving.layout import MANIFEST
 from jaxstore.saving.npz_file import read_npz
 from jaxstore.saving.snapshot_arrays import EnsembleArray, no_snapshots
-from jaxstore.saving.snapshot_stream import DATA, check_manifest, snapshot_arrays, tail_from_json
+from jaxstore.saving.snapshot_stream import (
+    DATA,
+    check_manifest,
+    parse_record,
+    snapshot_arrays,
+    tail_from_json,
+)
 from jaxstore.stores.base import Store
 from jaxstore.stores.location import open_store
 from jaxstore.stores.urls import is_url, redact
@@ -93,16 +99,16 @@ def open_storage(path: Where) -> StoredSnapshots:
         return StoredSnapshots(os.fspath(path), *read_npz(Path(path)), True, (), ())
     store = open_store(path)
     check_manifest(store.attrs().get(MANIFEST), location=store.location)
-    record = store.committed() or {"snapshots": 0, "state": "running"}  # killed while it began
+    record = parse_record(store.committed(), location=store.location)
     time: Any = np.empty(0)
     data: Any = no_snapshots()
-    n_stored, tail = record["snapshots"], record.get("tail")
+    n_stored, tail = record.n_snapshots, record.tail
     if n_stored or tail:
         spec = store.spec(DATA)
         like: dict[str, Any] = {"inner": spec.shape[1:], "dtype": spec.dtype}
         rest = tail_from_json(tail, **like) if tail else ()
         time, data = snapshot_arrays(store, **like, n_stored=n_stored, rest=rest)
-    is_complete = record["state"] == "complete"
+    is_complete = record.state == "complete"
     return StoredSnapshots(store.location, time, data, is_complete, (), (store,))
 
 

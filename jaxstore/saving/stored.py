@@ -6,6 +6,7 @@ like. Which draws count is told by `run`; the bytes come from a store.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,10 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxstore.errors import FormatError
 from jaxstore.saving.block import HostArray
 from jaxstore.saving.layout import LeafLayout
 from jaxstore.stores.base import Store
 from jaxstore.stores.dtypes import fill_value, from_stored
+from jaxstore.stores.limits import check_memory
 from jaxstore.stores.memory import MemoryStore
 
 
@@ -114,20 +117,51 @@ class StoredArray:
 
     def _read(self, region: tuple[slice, ...]) -> HostArray:
         """Read a region with a chain axis, fill what is beyond each chain's end."""
-        rows, chains = region[1], self.chains[region[0]]
+        rows, chains, draws = region[1], self.chains[region[0]], self.draws[region[0]]
+        if rows.start == rows.stop or not chains:  # a run that has only begun has no arrays
+            inner = self.leaf.shape[len(region) - 2 :]
+            n_inner = tuple(cut.stop - cut.start for cut in region[2:])
+            shape = (len(chains), rows.stop - rows.start, *n_inner, *inner)
+            return np.empty(shape, self.leaf.dtype)
+        shared = max(rows.start, min((rows.stop, *draws)))  # every chain has the rows before
+        block = self._read_written(chains, (slice(rows.start, shared), *region[2:]))
+        if shared == rows.stop:
+            return block
+        shape = (len(chains), rows.stop - rows.start, *block.shape[2:])
+        check_memory(math.prod(shape) * block.itemsize, f"{self!r}: the region of {shape}")
+        values = np.empty(shape, block.dtype)
+        values[...] = from_stored(np.asarray(fill_value(self.leaf.dtype)), self.leaf.dtype)
+        values[:, : shared - rows.start] = block
+        for i, (chain, n_draws) in enumerate(zip(chains, draws, strict=True)):
+            own = slice(shared, min(rows.stop, n_draws))
+            if own.start < own.stop:
+                found = self._read_written((chain,), (own, *region[2:]))
+                values[i, own.start - rows.start : own.stop - rows.start] = found[0]
+        return values
+
+    def _read_written(self, chains: tuple[int, ...], inner: tuple[slice, ...]) -> HostArray:
+        """Read rows that all of some chains have; what is absent of them was lost.
+
+        Raises:
+            FormatError: Rows are damaged or absent, or the array is not what the manifest says.
+        """
         first = min(chains, default=0)
         if chains == tuple(range(first, first + len(chains))):
-            values = self.store.read(self.name, (slice(first, first + len(chains)), *region[1:]))
+            region = (slice(first, first + len(chains)), *inner)
+            values = self.store.read(self.name, region, is_strict=True)
         else:
-            parts = [self.store.read(self.name, (slice(c, c + 1), *region[1:])) for c in chains]
-            values = np.concatenate(parts)
-        short = [i for i, n in enumerate(self.draws[region[0]]) if n < rows.stop]
-        if short and not values.flags.writeable:
-            values = values.copy()
-        fill = from_stored(np.asarray(fill_value(self.leaf.dtype)), self.leaf.dtype)
-        for i in short:
-            end = self.draws[region[0]][i]
-            values[i, max(0, end - rows.start) :] = fill
+            regions = [(slice(chain, chain + 1), *inner) for chain in chains]
+            values = np.concatenate(
+                [self.store.read(self.name, region, is_strict=True) for region in regions]
+            )
+        wanted = (len(chains), *(cut.stop - cut.start for cut in inner))
+        # Typed keys have an axis of words behind those of the region.
+        if values.shape[: len(wanted)] != wanted or values.dtype != self.leaf.dtype:
+            raise FormatError(
+                f"{self.name!r} in {self.store.location}: the run tells of {wanted} "
+                f"{self.leaf.dtype}, the array has {values.shape} {values.dtype} of it. "
+                "Restore it from a copy."
+            )
         return values
 
 

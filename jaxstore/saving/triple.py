@@ -21,11 +21,14 @@ from jaxtyping import ArrayLike, PyTree
 from jaxstore.errors import BusyError
 from jaxstore.saving import buffer, channel
 from jaxstore.saving.buffer import SavingState
-from jaxstore.saving.collectors import DataCollector, MemoryCollector, StoreCollector
+from jaxstore.saving.checkpoint import layout_of_state
+from jaxstore.saving.collectors import MemoryCollector
+from jaxstore.saving.data_collector import DataCollector
 from jaxstore.saving.interrupt import Listener
 from jaxstore.saving.progress import Meter
 from jaxstore.saving.session import Session, Sink, original_of
 from jaxstore.saving.static import StaticInformation, declared_draws
+from jaxstore.saving.store_collector import StoreCollector
 from jaxstore.saving.user_sink import UserSink
 
 
@@ -56,16 +59,17 @@ class Saving(Triple):
         if isinstance(error, jax.errors.JaxRuntimeError):
             original = original_of(self.sinks)
         self.listener.stop()
-        if original is not None:
+        if error is not None:
             for sink in self.sinks:
-                if isinstance(sink, UserSink):
-                    sink.close()
+                sink.abandon(original or error)
+        if original is not None:
             raise original from error
 
 
 def save(
     collector: StoreCollector | DataCollector | None = None,
     *,
+    checkpoint_every: int = 0,
     buffer_draws: int | None = None,
     progress: bool = False,
 ) -> Saving:
@@ -75,8 +79,9 @@ def save(
       a `SavingState` for the carry; call it outside the program or inside, where lanes of a
       `vmap` become chains. Under `shard_map` and `pmap` tell `chain=`, a scalar int: the number
       of this chain, for instance `jax.lax.axis_index("devices")`.
-    - `save(state, keep, sample)` gives `(state, None)`, as a scan body may return it. `keep` is a
-      scalar bool, of its own for each chain if you like.
+    - `save(state, keep, sample, scheduler_state=None, solver_state=None)` gives `(state, None)`,
+      as a scan body may return it. `keep` is a scalar bool, of its own for each chain if you
+      like. The two states are what the next step needs; they go into checkpoints.
     - `postprocess_save(state)` gives `{"sample_count", "samples"}`: arrays from a
       `MemoryCollector`, lazy handles from HDF5 and Zarr; `(draw, ...)` for one chain,
       `(chain, draw, ...)` where the state has lanes.
@@ -89,9 +94,16 @@ def save(
     becomes the original again in `postprocess_save`, in the block of `with collector:`, and in
     that of `with js.save(collector) as (init_save, save, postprocess_save):`.
 
+    With `checkpoint_every`, a run that was killed goes on as if it had not been, bit for bit:
+    `collector.resume()` gives the states and the step after which they were, and the next
+    `init_save` a saving state that goes on there. Under `shard_map` and `pmap` a checkpoint counts
+    when every device has come to its step.
+
     Args:
         collector: A `MemoryCollector`, `HDF5Collector`, `ZarrCollector`, or a `DataCollector` of
             your own. None keeps draws in host memory.
+        checkpoint_every: Calls of `save` between checkpoints of the sampler; 0 makes none. Those
+            that come faster than they can be written are left out, the latest never.
         buffer_draws: Draws per chain in the ring, rounded up to a power of two. None takes
             1 MiB per chain, at most 4096 draws.
         progress: Whether to show a bar in a terminal or notebook.
@@ -121,9 +133,16 @@ def save(
             "ZarrCollector, or give it the methods of DataCollector."
         )
     buffer.check_buffer_draws(buffer_draws)
+    check_every(checkpoint_every)
+    is_own = not isinstance(collector, StoreCollector)
+    if checkpoint_every and is_own and not hasattr(collector, "checkpoint"):
+        raise TypeError(
+            f"save: checkpoint_every={checkpoint_every}, and {type(collector).__name__} has no "
+            "method checkpoint(chain_id, state). Add it, or leave checkpoint_every out."
+        )
 
-    shared = Shared(collector, buffer_draws, progress=progress)
-    saving = Saving(shared.init_save, save_draw, shared.postprocess_save)
+    shared = Shared(collector, checkpoint_every, buffer_draws, progress=progress)
+    saving = Saving(shared.init_save, shared.save, shared.postprocess_save)
     saving.sinks, saving.listener = shared.sinks, shared.listener
     return saving
 
@@ -131,8 +150,11 @@ def save(
 class Shared:
     """What the functions of one triple share: where draws go and who listens for Ctrl-C."""
 
-    def __init__(self, collector: Any, buffer_draws: int | None, *, progress: bool) -> None:
+    def __init__(
+        self, collector: Any, checkpoint_every: int, buffer_draws: int | None, *, progress: bool
+    ) -> None:
         self._collector = collector
+        self._checkpoint_every = checkpoint_every
         self._buffer_draws = buffer_draws
         self._progress = progress
         self.sinks: WeakSet[Sink] = WeakSet()
@@ -146,25 +168,42 @@ class Shared:
         *,
         chain: ArrayLike | None = None,
     ) -> SavingState:
-        """A state with no draws, for chains that begin when the program runs."""
+        """A saving state for chains that begin, or go on, when the program runs."""
         shapes = buffer.shapes_of(init_sample)
         sample = jax.tree.map(as_known, init_sample)
 
-        def begin() -> Session:
+        def begin() -> tuple[Session, tuple[int, int]]:
             session = begin_session(
                 self._collector,
                 sample,
                 init_checkpoint,
                 static_information,
+                checkpoint_every=self._checkpoint_every,
                 progress=self._progress,
             )
             self.sinks.add(session.sink)
-            return session
+            return session, session.clock
 
         self.listener.start()
         slots = buffer.ring_slots(shapes, buffer_draws=self._buffer_draws)
-        number = channel.register_when_run(begin)
-        return buffer.empty_state(number, -1 if chain is None else chain, shapes, slots)
+        number, clock = channel.register_when_run(begin)
+        return buffer.empty_state(number, clock, -1 if chain is None else chain, shapes, slots)
+
+    def save(
+        self,
+        state: SavingState,
+        keep: ArrayLike,
+        sample: PyTree,
+        scheduler_state: PyTree = None,
+        solver_state: PyTree = None,
+    ) -> tuple[SavingState, None]:
+        """Keep one draw of every chain for which `keep` is true."""
+        if not self._checkpoint_every:
+            return buffer.push(state, keep, sample), None
+        own = {"scheduler_state": scheduler_state, "solver_state": solver_state}
+        number = channel.number_of((layout_of_state(own), jax.tree.structure(own)))
+        checkpoint = (self._checkpoint_every, number, own)
+        return buffer.push(state, keep, sample, checkpoint=checkpoint), None
 
     def postprocess_save(self, state: SavingState, _: Any = None) -> dict[str, Any]:
         """The samples of a final state, when all of them are with the collector."""
@@ -174,15 +213,12 @@ class Shared:
             self.listener.stop()
 
 
-def save_draw(
-    state: SavingState,
-    keep: ArrayLike,
-    sample: PyTree,
-    scheduler_state: PyTree = None,
-    solver_state: PyTree = None,
-) -> tuple[SavingState, None]:
-    """Keep one draw of every chain for which `keep` is true."""
-    return buffer.push(state, keep, sample), None
+def check_every(checkpoint_every: int) -> None:
+    """Refuse a number of steps that makes no sense."""
+    if not isinstance(checkpoint_every, int) or not 0 <= checkpoint_every < 2**31:
+        raise ValueError(
+            f"checkpoint_every must be a whole number >= 0 of steps, got {checkpoint_every!r}"
+        )
 
 
 def as_known(leaf: Any) -> Any:
@@ -193,13 +229,20 @@ def as_known(leaf: Any) -> Any:
 
 
 def begin_session(
-    collector: Any, sample: PyTree, checkpoint: PyTree, information: Any, *, progress: bool
+    collector: Any,
+    sample: PyTree,
+    checkpoint: PyTree,
+    information: Any,
+    *,
+    checkpoint_every: int,
+    progress: bool,
 ) -> Session:
-    """A session of new chains on a collector, with a progress bar if wanted."""
+    """A session on a collector, with a progress bar if wanted."""
     declared = declared_draws(information)
     if isinstance(collector, StoreCollector):
         sink: Any = collector.recording
-        session = sink.begin(sample, declared=declared)
+        settings = {"checkpoint_every": checkpoint_every} if checkpoint_every else {}
+        session = sink.begin(sample, declared=declared, settings=settings)
     else:
         sink = UserSink(collector, sample, checkpoint, information)
         session = Session(sink, declared=declared)
@@ -227,7 +270,8 @@ def finish(state: SavingState, sinks: Iterable[Sink]) -> dict[str, Any]:
             raise
         raise original from error
     has_chain_axis = state.stop.ndim > 0
-    final = channel.payload_of(state.chain, 0, False, state.steps, jax.tree.leaves(state.ring))
+    rings = jax.tree.leaves(state.ring)
+    final = channel.payload_of(state.chain, state.clock, False, state.steps, rings)
     by_sink: dict[Sink, list[Session]] = {}
     for session, lanes in sessions_of(state):
         if session.sink.error is not None:
@@ -254,12 +298,13 @@ def sessions_of(state: SavingState) -> Iterator[tuple[Session, list[int]]]:
     Raises:
         BusyError: The state was post-processed before, or its collector closed.
     """
-    numbers = np.asarray(state.receiver).reshape(-1).tolist()
-    for number in dict.fromkeys(numbers):
+    lanes: dict[Session, list[int]] = {}
+    for lane, number in enumerate(np.asarray(state.receiver).reshape(-1).tolist()):
         session = channel.find_receiver(number)
         if not isinstance(session, Session):
             raise BusyError(
                 "these chains are finished: postprocess_save was called on this state, or its "
                 "collector was closed. Call init_save for new ones."
             )
-        yield session, [lane for lane, n in enumerate(numbers) if n == number]
+        lanes.setdefault(session, []).append(lane)
+    yield from lanes.items()

@@ -13,9 +13,11 @@ from jaxtyping import PyTree
 
 from jaxstore.errors import MismatchError
 from jaxstore.saving.block import Block
+from jaxstore.saving.parts import Part
 from jaxstore.saving.progress import Meter, Status
 from jaxstore.saving.session import Session
 from jaxstore.saving.writer import Writer
+from jaxstore.stores.base import Json
 
 
 class UserSink:
@@ -72,6 +74,14 @@ class UserSink:
         self._writer.put(block, block.n_bytes)
         self._draws += block.n_chains * block.n_draws
 
+    def positions(self) -> tuple[Json, ...]:
+        """Nothing: a collector of the user's keeps the positions of its loaders itself."""
+        return ()
+
+    def take_part(self, part: Part) -> None:
+        """Queue the state of a sender's chains, behind the draws that precede it."""
+        self._writer.put(part, sum(leaf.nbytes for leaf in part.leaves))
+
     def fail(self, error: BaseException) -> None:
         """Take no more draws; what is queued is still handed on."""
         self._writer.fail(error)
@@ -94,6 +104,11 @@ class UserSink:
         results = [self._collector.finished(chain_id) for chain_id in ids]
         return results if has_chain_axis else results[0]
 
+    def abandon(self, error: BaseException) -> None:
+        """End the thread; the collector's draws are its own."""
+        self.fail(error)
+        self.close()
+
     def close(self) -> None:
         """End the thread and the progress bar."""
         self._writer.stop()
@@ -103,9 +118,21 @@ class UserSink:
         if chain not in self._ids:
             self._ids[chain] = self._collector.register_chain(**self._registration)
 
-    def _write(self, block: Any) -> None:
+    def _write(self, item: Any) -> None:
+        if isinstance(item, Part):
+            self._write_part(item)
+        else:
+            self._write_block(item)
+        self._meter.show(self.status())
+
+    def _write_part(self, part: Part) -> None:
+        for lane, chain in enumerate(part.sender.chains):
+            state = part.state_of(lane)
+            both = (state["scheduler_state"], state["solver_state"])
+            self._collector.checkpoint(self._ids[chain], both)
+
+    def _write_block(self, block: Block) -> None:
         for chain in block.split():
             chain_id = self._ids[chain.first_chain]
             for i in range(chain.n_draws):
                 self._collector.save(chain_id, [np.asarray(a[0, i]) for a in chain.leaves])
-        self._meter.show(self.status())

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 QUEUE_BYTES = 256 * 2**20
+IDLE_S = 1.0
+
+
+_IDLE = object()  # in place of an item
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +36,21 @@ class Writer:
 
     Args:
         handle: Called with each item.
+        idle: Called once a second while nothing is queued; what it raises counts as of `handle`.
         queue_bytes: What may wait at most; a larger item waits alone.
         name: Of the thread.
     """
 
     def __init__(
-        self, handle: Callable[[Any], None], *, queue_bytes: int = QUEUE_BYTES, name: str = ""
+        self,
+        handle: Callable[[Any], None],
+        *,
+        idle: Callable[[], None] | None = None,
+        queue_bytes: int = QUEUE_BYTES,
+        name: str = "",
     ) -> None:
         self._handle = handle
+        self._idle = idle
         self._queue_bytes = queue_bytes
         self._name = f"jaxstore-writer {name}".strip()
         self._items: deque[tuple[Any, int]] = deque()
@@ -114,11 +125,15 @@ class Writer:
             with self._change:
                 self._is_busy = False
                 self._change.notify_all()
-                self._change.wait_for(lambda: self._items or self._is_stopping)
-                if not self._items:
+                wait_s = None if self._idle is None else IDLE_S
+                is_idle = not self._change.wait_for(
+                    lambda: self._items or self._is_stopping, wait_s
+                )
+                if not self._items and not is_idle:
                     self._thread = None
                     return
-                (item, n_bytes), self._is_busy = self._items.popleft(), True
+                item, n_bytes = (_IDLE, 0) if is_idle else self._items.popleft()
+                self._is_busy = True
             self._work(item)
             item = None  # drop the reference before waiting: blocks are large
             with self._change:
@@ -128,7 +143,11 @@ class Writer:
         try:
             if isinstance(item, Task):
                 item.result.set_result(item.action())
-            elif not self.is_dead:
+            elif self.is_dead:
+                return
+            elif item is _IDLE and self._idle is not None:
+                self._idle()
+            else:
                 self._handle(item)
         except BaseException as error:
             with self._change:
