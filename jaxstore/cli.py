@@ -1,4 +1,4 @@
-"""The commands `jaxstore demo`, `jaxstore info` and `jaxstore plot`.
+"""The commands `jaxstore demo`, `info`, `verify`, `watch` and `plot`.
 
 Owned here: arguments, and errors as one line on stderr. What the commands do is in `face`, and is
 imported when it is needed.
@@ -32,7 +32,9 @@ RunPath = Annotated[str, typer.Argument(metavar="PATH", help="Path or URL, Zarr 
 
 
 @contextmanager
-def errors_told() -> Iterator[None]:
+def errors_told(
+    interrupted: str = "interrupted; draws that were committed stay readable",
+) -> Iterator[None]:
     """Tell an error that a user can act on, and end with code 1; 130 after Ctrl-C."""
     try:
         yield
@@ -40,7 +42,7 @@ def errors_told() -> Iterator[None]:
         typer.echo(f"jaxstore: {message_of(error)}", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        typer.echo("jaxstore: interrupted; draws that were committed stay readable", err=True)
+        typer.echo(f"jaxstore: {interrupted}", err=True)
         raise typer.Exit(130) from None
 
 
@@ -108,6 +110,43 @@ def info(
 
         facts = facts_of(path)
         typer.echo(json.dumps(facts, indent=2) if is_json else text_of(facts))
+        if facts.get("damage"):
+            raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    path: RunPath,
+    *,
+    is_json: Annotated[bool, typer.Option("--json", help="As JSON, for machines.")] = False,
+) -> None:
+    """Read every committed chunk and tell which are damaged; ends with 1 if any is."""
+    with errors_told():
+        from jaxstore.face.checking import verify_path
+
+        report = verify_path(path)
+        typer.echo(json.dumps(report.to_json(), indent=2) if is_json else str(report))
+        if not report.is_sound:
+            raise typer.Exit(1)
+
+
+@app.command()
+def watch(
+    path: RunPath,
+    *,
+    every_s: Annotated[
+        float, typer.Option("--every", min=0.05, help="Seconds between two looks.")
+    ] = 1.0,
+    is_once: Annotated[bool, typer.Option("--once", help="Look once, and end.")] = False,
+    is_json: Annotated[
+        bool, typer.Option("--json", help="A JSON object per look, for machines.")
+    ] = False,
+) -> None:
+    """Follow a run until it ends: how far, how fast, R-hat and ESS so far. Disturbs no writer."""
+    with errors_told("stopped watching; the run goes on"):
+        from jaxstore.face.watch import watch
+
+        watch(path, every_s=every_s, is_once=is_once, is_json=is_json)
 
 
 @app.command()

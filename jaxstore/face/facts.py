@@ -6,14 +6,18 @@ Owned here: `jaxstore info`. What a run or a storage is, is told by `saving`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxstore.errors import FormatError, MissingError
-from jaxstore.saving.layout import ITERATION, MANIFEST
-from jaxstore.saving.run import Run, size
+from jaxstore.saving.layout import MANIFEST
+from jaxstore.saving.record import Record
+from jaxstore.saving.report import size
+from jaxstore.saving.run import Run, run_in
+from jaxstore.saving.snapshot_stream import parse_record
 from jaxstore.saving.storage_reader import open_storage
 from jaxstore.stores.base import Json, Store
 from jaxstore.stores.location import open_store
@@ -56,23 +60,54 @@ def facts_of_store(where: str, store: Store) -> Json:
 
 
 def facts_of_run(store: Store) -> Json:
-    """Facts of a run."""
-    run = Run(store)
+    """Facts of a run; "damage" lists what cannot be read."""
+    try:
+        run = run_in(store)
+    except FormatError as error:
+        return facts_of_remains(store, error)
+    arrays = [array_facts(store, leaf.name, leaf.shape, leaf.dtype) for leaf in run.leaves]
+    damage = [f"{array['name']}: {array['damage']}" for array in arrays if "damage" in array]
+    step = None
+    try:
+        step = last_step(run)
+    except FormatError as error:
+        damage.append(str(error))
     return {
         "kind": "run",
         "location": run.location,
         "state": run.state,
         "chains": run.n_chains,
         "draws": run.sample_count.tolist(),
-        "last_step": last_step(run, store),
+        "last_step": step,
         "decoded_bytes": run.nbytes,
         "created_at": run.created_at,
         "committed_at": run.committed_at,
         "settings": dict(run.settings),
         "versions": dict(run.versions),
         "groups": list(run.groups),
-        "arrays": [array_facts(store, leaf.name, leaf.shape, leaf.dtype) for leaf in run.leaves],
+        "arrays": arrays,
+        **({"damage": damage} if damage else {}),
     }
+
+
+def facts_of_remains(store: Store, error: FormatError) -> Json:
+    """What can be told of a run whose manifest or commit record is damaged."""
+    damage = [str(error)]
+    facts: dict[str, Json] = {"kind": "run", "location": store.location, "state": "damaged"}
+    with suppress(FormatError):  # which `error` tells already, if it is that one
+        record = Record.from_json(store.committed(), location=store.location)
+        draws = list(record.draws)
+        facts |= {"state": f"damaged, last seen {record.state}", "chains": len(draws)}
+        facts |= {"draws": draws, "committed_at": record.committed_at, "last_step": None}
+    try:
+        arrays = [
+            array_facts(store, name, spec.shape, spec.dtype)
+            for name, spec in ((name, store.spec(name)) for name in store.names())
+        ]
+        facts["arrays"] = arrays
+    except FormatError as second:
+        damage.append(str(second))
+    return {**facts, "damage": damage}
 
 
 def facts_of_storage(where: str, store: Store, manifest: Mapping[str, Json]) -> Json:
@@ -86,7 +121,7 @@ def facts_of_storage(where: str, store: Store, manifest: Mapping[str, Json]) -> 
             **snapshot_facts(store.location, stored.time, stored.data),
             "state": "complete" if stored.is_complete else "running or killed",
             "created_at": manifest["created_at"],
-            "committed_at": (store.committed() or {}).get("committed_at"),
+            "committed_at": parse_record(store.committed(), location=store.location).committed_at,
             "settings": {key: manifest[key] for key in ("stride", "chunk_size")},
             "versions": dict(manifest["versions"]),
             "arrays": [array_facts(store, name, shapes[name], dtypes[name]) for name in names],
@@ -112,24 +147,18 @@ def snapshot_facts(location: str, time: Any, data: Any) -> Json:
 
 
 def array_facts(store: Store, name: str, shape: tuple[int, ...], dtype: Any) -> Json:
-    """Facts of one array, with the shape that counts."""
-    spec = store.spec(name)
-    return {
-        "name": name,
-        "shape": list(shape),
-        "dtype": str(dtype),
-        "dims": list(spec.dims),
-        "chunks": list(spec.chunks),
-    }
+    """Facts of one array, with the shape that counts; "damage" where it cannot be told how."""
+    facts: dict[str, Json] = {"name": name, "shape": list(shape), "dtype": str(dtype)}
+    try:
+        spec = store.spec(name)
+    except (FormatError, MissingError) as error:
+        return {**facts, "dims": [], "chunks": [], "damage": str(error)}
+    return {**facts, "dims": list(spec.dims), "chunks": list(spec.chunks)}
 
 
-def last_step(run: Run, store: Store) -> int | None:
+def last_step(run: Run) -> int | None:
     """The step of the sampler at which the last committed draw was taken; None without draws."""
-    steps = [
-        int(store.read(f"{run.groups[0]}/{ITERATION}", (slice(c, c + 1), slice(n - 1, n))).item())
-        for c, n in enumerate(run.sample_count.tolist())
-        if n
-    ]
+    steps = [int(run.steps[c, n - 1]) for c, n in enumerate(run.sample_count.tolist()) if n]
     return max(steps, default=None)
 
 
@@ -150,13 +179,11 @@ def text_of(facts: Json) -> str:
 
 
 def lines_of(facts: Json) -> Iterator[str]:
-    """A line per fact, then a table of the arrays."""
+    """A line per fact, then a table of the arrays, then what is damaged."""
     yield f"{facts['kind']} at {facts['location']}"
-    disk = facts["disk_bytes"]
     rows = {
         "state": how_far(facts),
-        "size": size(facts["decoded_bytes"])
-        + ("" if disk is None else f" decoded, {size(disk)} on disk"),
+        "size": how_big(facts),
         "time": facts.get("time") and "{:g} to {:g}".format(*facts["time"]),
         "began": facts.get("created_at"),
         "committed": facts.get("committed_at"),
@@ -167,16 +194,29 @@ def lines_of(facts: Json) -> Iterator[str]:
         for i, line in enumerate(str(value or "").splitlines()):
             yield f"  {name if i == 0 else '':10} {line}"
     yield from table_of(facts.get("arrays", []))
+    for what in facts.get("damage", []):
+        yield f"  damaged    {what}"
+    if facts.get("damage"):
+        yield f"See what else is damaged with: jaxstore verify {facts['location']}"
+
+
+def how_big(facts: Json) -> str:
+    """Bytes decoded and on disk, as far as they are known."""
+    decoded, disk = facts.get("decoded_bytes"), facts["disk_bytes"]
+    parts = [] if decoded is None else [f"{size(decoded)} decoded"]
+    return ", ".join([*parts, *([] if disk is None else [f"{size(disk)} on disk"])])
 
 
 def how_far(facts: Json) -> str:
     """State and counts in words."""
     if facts["kind"] == "storage":
         return f"{facts['state']}, {facts['snapshots']:,} snapshots"
+    if "draws" not in facts:
+        return str(facts["state"])
     low, high = min(facts["draws"], default=0), max(facts["draws"], default=0)
     draws = f"{high:,}" if low == high else f"{low:,} to {high:,}"
     chains = "1 chain" if facts["chains"] == 1 else f"{facts['chains']} chains"
-    length, step = facts["settings"].get("length"), facts["last_step"]
+    length, step = facts.get("settings", {}).get("length"), facts["last_step"]
     reached = ""
     if facts["state"] != "complete" and isinstance(length, int) and step is not None:
         reached = f", up to step {step + 1:,} of {length:,}"
@@ -192,7 +232,13 @@ def table_of(arrays: list[Json]) -> Iterator[str]:
     """Arrays, a line each, in columns."""
     heads = ("array", "shape", "dtype", "chunks", "dimensions")
     cells = [
-        (a["name"], times(a["shape"]), a["dtype"], times(a["chunks"]), ", ".join(a["dims"]))
+        (
+            a["name"],
+            times(a["shape"]),
+            a["dtype"],
+            "damaged" if "damage" in a else times(a["chunks"]),
+            ", ".join(a["dims"]),
+        )
         for a in arrays
     ]
     widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
