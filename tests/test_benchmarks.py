@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-ROWS = {"scan_memory", "scan_zarr", "triple", "chains", "big_draws", "peers", "memory"}
-N_TARGETS = 16  # besides peers, of whom some may not be installed
+ROWS = {
+    "scan_memory", "scan_zarr", "triple", "chains", "big_draws", "checkpoints", "peers", "memory",
+}  # fmt: skip
+N_TARGETS = 20  # besides peers, of whom some may not be installed
 
 
 @pytest.fixture(scope="module")

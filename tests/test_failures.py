@@ -402,7 +402,7 @@ def test_a_killed_slow_run_has_the_tail_that_was_committed(tmp_path):
         assert np.asarray(run.samples["i"]).tolist() == [list(range(n))] * 3
         assert np.asarray(run.samples["j"]).tolist() == [list(range(0, 2 * n, 2))] * 3
     assert max(counts) > 0
-    assert max(counts) < 2**16  # no chunk was whole
+    assert any(n % 2**16 for n in counts)  # the last chunk was not whole
 
 
 def test_a_killed_run_opens_and_every_committed_draw_is_exact(tmp_path):
