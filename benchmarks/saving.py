@@ -15,6 +15,7 @@ from typing import Any
 import machine
 import picture
 import save_big
+import save_checkpoints
 import save_memory
 import save_peers
 import save_scan
@@ -29,6 +30,7 @@ ROWS: dict[str, Callable[[Bench], list[Figure]]] = {
     "triple": save_triple.one_chain,
     "chains": save_triple.chains,
     "big_draws": save_big.big_draws,
+    "checkpoints": save_checkpoints.checkpoints,
     "peers": save_peers.peers,
     "memory": save_memory.memory,
 }

@@ -59,15 +59,18 @@ def alternate(i: Array, chain: Array) -> Array:
     return (i + chain) % 2 == 0
 
 
-def with_triple(step: Step, length: int, keep: Keep = always) -> Callable[..., PyTree]:
+def with_triple(
+    step: Step, length: int, keep: Keep = always, *, checkpoint_every: int = 0
+) -> Callable[..., PyTree]:
     """The scan that saves by the triple: (saving state, x, chain) -> saving state."""
-    _, save, _ = js.save(js.MemoryCollector())  # the state knows its collector, `save` does not
+    # The state knows its collector, `save` does not.
+    _, save, _ = js.save(js.MemoryCollector(), checkpoint_every=checkpoint_every)
 
     def program(state: PyTree, x: Array, chain: Array) -> PyTree:
         def body(carry: Any, i: Array) -> Any:
             state, x = carry
             x, sample = step(x, i)
-            state, _ = save(state, keep(i, chain), sample)
+            state, _ = save(state, keep(i, chain), sample, solver_state=x)
             return (state, x), None
 
         return jax.lax.scan(body, (state, x), jnp.arange(length))[0][0]
@@ -89,19 +92,28 @@ def with_callbacks(step: Step, length: int, received: list[Any]) -> Callable[[Ar
     return jax.jit(program)
 
 
-def run_scan(step: Step, x: Array, xs: Array, collector: Any) -> js.Run:
+def run_scan(
+    step: Step, x: Array, xs: Array, collector: Any, *, checkpoint_every: int | None = None
+) -> js.Run:
     """`js.scan` into a collector, until its store is closed."""
+    how: dict[str, Any] = {"checkpoint_every": checkpoint_every, "progress": False}
     with collector:
-        _, run = js.scan(step, x, xs, collector=collector, progress=False)
+        _, run = js.scan(step, x, xs, collector=collector, **how)
     return run
 
 
-def run_triple(program: Callable[..., PyTree], x: Array, collector: Any, *chains: Array) -> PyTree:
+def run_triple(
+    program: Callable[..., PyTree],
+    x: Array,
+    collector: Any,
+    *chains: Array,
+    checkpoint_every: int = 0,
+) -> PyTree:
     """A compiled program of `with_triple` into a collector, until its store is closed.
 
     Where the program is mapped over axis 0 of `x`, `chains` is one array of chain numbers.
     """
     with collector:
-        init_save, _, postprocess_save = js.save(collector)
+        init_save, _, postprocess_save = js.save(collector, checkpoint_every=checkpoint_every)
         state = program(init_save(x[0] if chains else x), x, *(chains or (np.int32(0),)))
         return postprocess_save(state)
