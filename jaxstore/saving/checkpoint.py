@@ -97,9 +97,15 @@ class Checkpoint:
     layout: StateLayout
     leaves: tuple[HostArray, ...]  # (*lanes, *leaf.shape) each; typed keys as their key data
     lanes: tuple[int, ...]  # shape of the axes that vmap added
-    senders: tuple[SenderState, ...]
+    senders: tuple[SenderState, ...]  # of the chains that go on
+    ended: tuple[int, ...] = ()  # chains that get no more draws
     loaders: tuple[Json, ...] = ()  # positions of the registered data loaders
     templates: Mapping[str, PyTree] = field(default_factory=dict)  # by top level of the state
+
+    @property
+    def going(self) -> frozenset[int]:
+        """Numbers of the chains that go on."""
+        return frozenset(chain for sender in self.senders for chain in sender.chains)
 
     @property
     def sample_count(self) -> HostArray:
@@ -204,6 +210,7 @@ def put_checkpoint(store: Store, name: str, mark: Mark, point: Checkpoint) -> No
             for leaf in point.layout
         ],
         "senders": [sender.to_json() for sender in point.senders],
+        "ended": list(point.ended),
         "loaders": list(point.loaders),
     }
     store.put_blob(name, mark.key, [pack(meta, list(point.leaves))])
@@ -230,6 +237,7 @@ def get_checkpoint(store: Store, name: str, mark: Mark) -> Checkpoint:
             leaves=tuple(arrays),
             lanes=tuple(meta["lanes"]),
             senders=tuple(map(SenderState.from_json, meta["senders"])),
+            ended=tuple(meta["ended"]),
             loaders=tuple(meta["loaders"]),
         )
     except (KeyError, TypeError, ValueError) as error:

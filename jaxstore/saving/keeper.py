@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxstore.saving import buffer
-from jaxstore.saving.checkpoint import Checkpoint, layout_of_state
+from jaxstore.saving.checkpoint import Checkpoint, StateLayout, layout_of_state
 from jaxstore.saving.program import Program
 from jaxstore.saving.recorder import COMMIT_SHARE
 from jaxstore.saving.recording import Recording
@@ -50,19 +50,17 @@ class Pulse:
         """For the settings of a run."""
         return self.every or f"{CHECKPOINT_EVERY_S:g} s"
 
-    def stop(self, index: int, stop: int) -> int:
+    def stop(self, index: int, stop: int, *, is_time: bool) -> int:
         """Where a block that begins at `index` has to end at last."""
-        if not self.is_on or self.every is None:
+        if not self.is_on or self.every is None or not is_time:
             return stop
         return min(stop, (index // self.every + 1) * self.every)
 
-    def is_due(self, index: int, *, since_s: float, cost_s: float) -> bool:
-        """Whether one is due at a step, `since_s` after the last, which took `cost_s` to write."""
-        if not self.is_on:
+    def is_due(self, index: int, *, since_s: float, is_time: bool) -> bool:
+        """Whether one is due at a step, `since_s` after the last."""
+        if not self.is_on or not is_time:
             return False
-        if self.every is not None:
-            return index % self.every == 0
-        return since_s > max(CHECKPOINT_EVERY_S, cost_s / COMMIT_SHARE)
+        return since_s > CHECKPOINT_EVERY_S if self.every is None else index % self.every == 0
 
 
 class Keeper:
@@ -76,13 +74,23 @@ class Keeper:
         self._recording = recording
         keep = blocks.schedule.keep
         self._is_ragged = keep is not None and kept_shape(keep, blocks.chains) != ()
+        self._layout: StateLayout | None = None
         self._kept_at = time.monotonic()
         self._kept: tuple[int, PyTree, tuple[Json, ...]] | None = None
+
+    def stop(self, index: int, stop: int) -> int:
+        """Where a block that begins at `index` has to end at last."""
+        return self.pulse.stop(index, stop, is_time=self._is_time())
 
     def is_due(self, index: int) -> bool:
         """Whether a checkpoint is due at a step."""
         since_s = time.monotonic() - self._kept_at
-        return self.pulse.is_due(index, since_s=since_s, cost_s=self._recording.checkpoint_s)
+        return self.pulse.is_due(index, since_s=since_s, is_time=self._is_time())
+
+    def _is_time(self) -> bool:
+        """Whether the last checkpoint is so long ago that another takes little of the time."""
+        since_s = time.monotonic() - self._kept_at
+        return since_s * COMMIT_SHARE >= self._recording.checkpoint_s
 
     def keep(self, index: int, carry: PyTree) -> None:
         """Copy a carry, if checkpoints are made at all; `hand_over` comes when its draws have."""
@@ -101,12 +109,13 @@ class Keeper:
             return
         (step, carry, positions), self._kept = self._kept, None
         raw = [np.asarray(buffer.raw(leaf)) for leaf in jax.tree.leaves(carry)]
-        layout = layout_of_state({"carry": carry})
+        if self._layout is None:
+            self._layout = layout_of_state({"carry": carry})
         self._recording.put_checkpoint(
             Checkpoint(
                 step=step,
                 draws=self._session.draws,
-                layout=layout,
+                layout=self._layout,
                 leaves=tuple(raw),
                 lanes=(),
                 senders=self._session.senders(is_ragged=self._is_ragged),

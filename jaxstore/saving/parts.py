@@ -52,7 +52,7 @@ def join_parts(parts: Sequence[Part], *, ended: Mapping[int, int]) -> Checkpoint
     draws = {**ended, **{chain: n for part in parts for chain, n in part.draws.items()}}
     counts = tuple(draws.get(chain, 0) for chain in range(max(draws) + 1))
     if not parts:
-        return Checkpoint(0, counts, (), (), (), ())
+        return Checkpoint(0, counts, (), (), (), (), tuple(ended))
     first = parts[0]
     lanes, leaves = first.lanes, first.leaves
     if len(parts) > 1:
@@ -71,6 +71,7 @@ def join_parts(parts: Sequence[Part], *, ended: Mapping[int, int]) -> Checkpoint
         ),
         lanes=lanes,
         senders=tuple(part.sender for part in parts),
+        ended=tuple(ended),
         loaders=first.loaders,
     )
 

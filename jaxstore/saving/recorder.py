@@ -57,6 +57,7 @@ class Recorder:
         self._commit_s = 0.0  # that the last commit took
         self._checkpoint: CheckpointMark | None = None
         self._tail: Mark | None = None
+        self._due: Checkpoint | None = None  # waits until it is time for the next checkpoint
         self._checkpoint_at = 0.0
         self.checkpoint_s = 0.0  # that the last checkpoint took
         self.committed: list[int] = []  # draws of each chain, as of the last commit
@@ -96,29 +97,20 @@ class Recorder:
         elif since > TAIL_EVERY_S:
             self._write_tails()
             self.commit("running")
+        self._keep_due()
 
-    def checkpoint(self, point: Checkpoint, *, is_latest: bool = True) -> None:
-        """Commit the state of the sampler, and every draw that came before it.
+    def checkpoint(self, point: Checkpoint) -> None:
+        """Commit the state of the sampler, and every draw that came before it, when it is time.
 
-        One that is not the latest is left out where they come too fast to write them all.
+        Where they come faster than a share of the time allows, the latest one waits. One that only
+        says what has ended does not: draws of others may follow, and must not count before it.
         """
-        began = time.monotonic()
-        if not is_latest and (began - self._checkpoint_at) * COMMIT_SHARE < self.checkpoint_s:
-            return
-        is_ragged = any(sender.is_ragged for sender in point.senders)
-        self._create(max(1, len(point.draws)), is_ragged=is_ragged)
-        self.n_chains = max(self.n_chains, len(point.draws))
-        self._write_tails()
-        before = None if self._checkpoint is None else self._checkpoint.mark
-        mark = Mark.next("checkpoint", before)
-        put_checkpoint(self._store, self._home, mark, point)
-        self._checkpoint = CheckpointMark(mark, point.step, point.draws)
-        self.commit("running")
-        self._checkpoint_at = time.monotonic()
-        self.checkpoint_s = self._checkpoint_at - began
+        self._due = point
+        self._keep_due(is_urgent=not point.senders)
 
     def beat(self) -> None:
-        """Commit again what was committed, so that others see that the writer lives."""
+        """Do what is due while no draws come: a checkpoint that waits, or a sign of life."""
+        self._keep_due()
         lease_s = self._store.lease_s
         is_quiet = lease_s is not None and time.monotonic() - self._committed_at > lease_s / 4
         if is_quiet and self._state == "running":
@@ -135,6 +127,10 @@ class Recorder:
                     self._put(key, i, first, rows)
         if not any(s.waiting for strands in self._strands.values() for s in strands):
             self._tail = None
+        elif self._due is not None:
+            self._write_tails()
+        if self._due is not None:
+            self._put_point(self._due)
         self.commit(state)
         if state == "complete":
             self._drop_stale()
@@ -236,6 +232,28 @@ class Recorder:
         self._tail = Mark.next("tail", self._tail) if pieces else None
         if self._tail is not None:
             put_tail(self._store, self._home, self._tail, pieces)
+
+    def _keep_due(self, *, is_urgent: bool = False) -> None:
+        since = time.monotonic() - self._checkpoint_at
+        is_time = is_urgent or since * COMMIT_SHARE >= self.checkpoint_s
+        if self._due is None or not is_time:
+            return
+        point = self._due
+        is_ragged = any(sender.is_ragged for sender in point.senders)
+        self._create(max(1, len(point.draws)), is_ragged=is_ragged)
+        self.n_chains = max(self.n_chains, len(point.draws))
+        began = time.monotonic()  # the arrays are made once
+        self._write_tails()
+        self._put_point(point)
+        self.commit("running")
+        self._checkpoint_at = time.monotonic()
+        self.checkpoint_s = self._checkpoint_at - began
+
+    def _put_point(self, point: Checkpoint) -> None:
+        before = None if self._checkpoint is None else self._checkpoint.mark
+        mark = Mark.next("checkpoint", before)
+        put_checkpoint(self._store, self._home, mark, point)
+        self._checkpoint, self._due = CheckpointMark(mark, point.step, point.draws), None
 
     def _drop_stale(self) -> None:
         """Remove the blobs that no longer count: those of the other slots, and the last tail."""

@@ -68,12 +68,13 @@ def find_run(store: Store) -> Found | None:
             )
         return Found(store, manifest, layout, record, None)
     point = get_checkpoint(store, home_of(layout), mark.mark)
-    if point.senders and len(record.draws) > len(point.draws):
-        late = sorted(range(len(point.draws), len(record.draws)))
-        if set(range(len(point.draws))) != {c for s in point.senders for c in s.chains}:
+    late = set(range(len(record.draws))) - point.going - set(point.ended)
+    if point.senders and late:
+        # A device that had not come to its first step, while another had come to a checkpoint.
+        if point.ended:
             raise MismatchError(
-                f"the run at {store.location} stopped when chains {late} had begun beside others "
-                "and had no checkpoint. Nothing was changed. Save to a new place."
+                f"the run at {store.location} stopped when chains {sorted(late)} had begun beside "
+                "others and had no checkpoint. Nothing was changed. Save to a new place."
             )
         return Found(store, manifest, layout, record, None)
     return Found(store, manifest, layout, record, point)
@@ -147,8 +148,7 @@ def strands_of(point: Checkpoint) -> list[tuple[Key, int]]:
 
 def ended_of(point: Checkpoint) -> dict[int, int]:
     """Draws of the chains that had ended before a checkpoint."""
-    going = {chain for sender in point.senders for chain in sender.chains}
-    return {chain: n for chain, n in enumerate(point.draws) if chain not in going}
+    return {chain: point.draws[chain] for chain in point.ended}
 
 
 def strands_at(

@@ -33,7 +33,6 @@ class RunWriter:
         self._writer = Writer(self._write, idle=self._beat, queue_bytes=queue_bytes, name=place)
         self._meter = Meter(is_shown=False)
         self._recorder: Recorder | None = None
-        self._latest: Checkpoint | None = None
         self.store: Store | None = None
         self.draws = 0  # taken from the program, all chains together
 
@@ -59,7 +58,6 @@ class RunWriter:
 
     def put_checkpoint(self, point: Checkpoint) -> None:
         """Queue a checkpoint behind the draws that precede it. Raises what stopped the writer."""
-        self._latest = point
         self._writer.put(point, point.n_bytes)
 
     def fail(self, error: BaseException) -> None:
@@ -147,7 +145,7 @@ class RunWriter:
     def _write(self, item: Any) -> None:
         recorder = self._opened()[0]
         if isinstance(item, Checkpoint):
-            recorder.checkpoint(item, is_latest=item is self._latest)
+            recorder.checkpoint(item)
         else:
             recorder.write(item)
         self._meter.show(self.status(recorder.n_chains))

@@ -76,8 +76,9 @@ def scan(
         burn_in: Drop the draws of so many steps at the beginning.
         keep: Instead of both: `keep(i)` with the number of the step, shape=(), int32, gives a
             bool for all chains or one per chain, shape=(chains,).
-        checkpoint_every: Steps between checkpoints of the carry. None makes one about every ten
-            seconds in HDF5 and Zarr, none in memory; 0 makes none.
+        checkpoint_every: Steps between checkpoints of the carry; more where they would take more
+            than a twentieth of the time. None makes one about every ten seconds in HDF5 and Zarr,
+            none in memory; 0 makes none.
         resume: Whether to go on with the run that is at the collector's place, if one is.
         buffer_draws: Draws of all chains on the device before they go to the host; None takes
             about 4 MiB.
@@ -220,7 +221,7 @@ def drive(job: Job, state: BlockState, keeper: Keeper, session: Session) -> PyTr
     while index < schedule.length:
         before, ran_before, in_burn_in = index, ran, index < schedule.burn_in
         end = schedule.burn_in if in_burn_in else schedule.length
-        stop = keeper.pulse.stop(index, min(end, index + steps))
+        stop = keeper.stop(index, min(end, index + steps))
         if in_burn_in:
             state = jax.block_until_ready(compiled.skip(state, job.xs, np.int32(stop)))
             index = stop
