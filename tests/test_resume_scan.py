@@ -143,6 +143,25 @@ def test_a_carry_of_shapes_goes_on_but_does_not_begin(tmp_path):
     assert_same_run(run, wanted)
 
 
+def test_a_carry_over_several_devices_goes_on_there(tmp_path):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:3]), ("d",))
+    over = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("d"))
+    keys, position, moved = first()
+    carry = (*jax.device_put((keys, position), over), moved)
+    make = places(tmp_path)["zarr"]
+
+    def sharded(collector, **how):
+        return js.scan(step, carry, length=200, chains=CHAINS, collector=collector,
+                       buffer_draws=16, progress=False, **how)  # fmt: skip
+
+    _, wanted = sharded(js.MemoryCollector())
+    with stopped_after(4), pytest.raises(Stopped):
+        sharded(make(), checkpoint_every=20)
+    last, run = sharded(make(), checkpoint_every=20, resume=True)
+    assert last[1].sharding.is_equivalent_to(over, 2)
+    assert_same_run(run, wanted)
+
+
 def test_xs_and_a_carry_without_arrays_of_jax(tmp_path):
     def add(total, x):
         return total + x, {"total": total}

@@ -189,11 +189,17 @@ def run_job(
 
 
 def carry_of(found: Found, carry: PyTree) -> PyTree:
-    """The carry to go on with: that of the checkpoint, in the structure of the first one."""
+    """The carry to go on with: that of the checkpoint, laid out as the first one."""
     if found.checkpoint is None:
         check_has_values(carry, place=found.store.location)
         return carry
-    return replace(found.checkpoint, templates={"carry": carry}).part("carry")
+    restored = replace(found.checkpoint, templates={"carry": carry}).part("carry")
+    return jax.tree.map(placed_as, restored, carry)
+
+
+def placed_as(value: Array, leaf: Any) -> Array:
+    """A value on the devices of a leaf, where that was put on some."""
+    return jax.device_put(value, leaf.sharding) if getattr(leaf, "committed", False) else value
 
 
 def check_has_values(carry: PyTree, *, place: str) -> None:
