@@ -29,9 +29,6 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(
     monkeypatch.setattr(resumable, "HOWS", (how,))
     tally = soak.soak(where, 2, tmp_path, seed=3)
     assert tally.kills >= 2
-    # To write a checkpoint takes up to 20 ms here: twenty times that is 100 steps of 4 ms, besides
-    # the interval, and what was in the queue.
-    assert tally.again <= 8 * soak.EVERY
 
 
 @pytest.mark.parametrize(("suffix", "how"), [("zarr", "scan"), ("h5", "triple")])

@@ -146,7 +146,7 @@ def test_a_fault_that_stays_is_an_error_within_bounds_and_what_was_committed_is_
         scanned(into(url))
     # One request fails, then another that would have said so in the store.
     bound_s = 2 * (blobs_service.RETRY_S + blobs_service.REQUEST_S)
-    assert time.monotonic() - began[0] < bound_s + 1
+    assert time.monotonic() - began[0] < bound_s + 10  # in minutes or never, without a bound
     assert isinstance(caught.value, OSError)
     assert caught.value.errno == (errno.ENOSPC if name == "507" else caught.value.errno)
     assert caught.value.errno
