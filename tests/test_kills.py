@@ -24,7 +24,7 @@ LENGTH, EVERY = 300, 50
 def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, how: str
 ) -> None:
-    monkeypatch.setattr(soak, "LENGTH", 1200)
+    monkeypatch.setattr(soak, "LENGTH", 600)
     monkeypatch.setattr(soak, "LATEST_S", 0.4)
     monkeypatch.setattr(resumable, "HOWS", (how,))
     tally = soak.soak(where, 2, tmp_path, seed=3)

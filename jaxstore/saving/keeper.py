@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 from jaxstore.saving import buffer
 from jaxstore.saving.checkpoint import Checkpoint, StateLayout, layout_of_state
 from jaxstore.saving.program import Program
-from jaxstore.saving.recorder import COMMIT_SHARE
+from jaxstore.saving.recorder import CHECKPOINT_SHARE
 from jaxstore.saving.recording import Recording
 from jaxstore.saving.schedule import kept_shape
 from jaxstore.saving.session import Session
@@ -90,7 +90,7 @@ class Keeper:
     def _is_time(self) -> bool:
         """Whether the last checkpoint is so long ago that another takes little of the time."""
         since_s = time.monotonic() - self._kept_at
-        return since_s * COMMIT_SHARE >= self._recording.checkpoint_s
+        return since_s * CHECKPOINT_SHARE >= self._recording.checkpoint_s
 
     def keep(self, index: int, carry: PyTree) -> None:
         """Copy a carry, if checkpoints are made at all; `hand_over` comes when its draws have."""

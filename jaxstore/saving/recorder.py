@@ -25,6 +25,7 @@ from jaxstore.stores.base import ArraySpec, Store
 # blob.
 TAIL_EVERY_S = 5.0
 COMMIT_SHARE = 0.05  # of the time may go into commits: one small object per array, and one more
+CHECKPOINT_SHARE = 0.05  # of the time may go into checkpoints: what waits, the state, and a commit
 
 Key = tuple[int, int]  # first chain and number of chains that advance together
 
@@ -235,7 +236,7 @@ class Recorder:
 
     def _keep_due(self, *, is_urgent: bool = False) -> None:
         since = time.monotonic() - self._checkpoint_at
-        is_time = is_urgent or since * COMMIT_SHARE >= self.checkpoint_s
+        is_time = is_urgent or since * CHECKPOINT_SHARE >= self.checkpoint_s
         if self._due is None or not is_time:
             return
         point = self._due

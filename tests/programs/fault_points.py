@@ -352,7 +352,8 @@ def points(case: Case, folder: Path, which: str, hows: list[str]) -> Iterator[di
 
 def main() -> None:
     text, where, which, *hows = sys.argv[1:]
-    recorder.COMMIT_SHARE = 0.0  # commits come by `flush` alone, the same ones each time
+    recorder.COMMIT_SHARE = 0.0  # commits come by `flush` alone, the same ones each time,
+    recorder.CHECKPOINT_SHARE = 1e9  # and with every checkpoint
     folder = Path(where).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     for found in points(Case.of(text), folder, which, hows):
