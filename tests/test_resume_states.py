@@ -75,6 +75,21 @@ def test_another_state_is_refused_before_anything_changes(tmp_path, template, me
         assert path.read_bytes() == data
 
 
+def test_chains_that_are_complete_are_not_dropped_for_want_of_a_checkpoint(tmp_path):
+    collector = js.ZarrCollector(tmp_path / "run.zarr")
+    init_save, save, postprocess_save = js.save(collector, checkpoint_every=4)
+    for n_steps in (10, 3):  # the second group ends before its first checkpoint
+        state = init_save({"x": 0})
+        for i in range(n_steps):
+            state, _ = save(state, True, {"x": jnp.array(i)}, solver_state=jnp.array(i))
+        postprocess_save(state)
+    collector.close()
+    again = js.ZarrCollector(tmp_path / "run.zarr")
+    with pytest.raises(MismatchError, match="is complete, with 13 draws and no checkpoint"):
+        again.resume()
+    assert js.open_run(tmp_path / "run.zarr").sample_count.tolist() == [10, 3]
+
+
 def test_another_sample_is_refused_before_anything_is_cut(tmp_path):
     with stopped_after(60), pytest.raises(Stopped):
         attempt(vmapped, js.ZarrCollector(tmp_path / "run.zarr"))

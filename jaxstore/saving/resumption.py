@@ -61,13 +61,11 @@ def find_run(store: Store) -> Found | None:
     if mark is None:
         may_begin_anew = manifest["settings"].get("checkpoint_every") and record.state != "complete"
         if any(record.draws) and not may_begin_anew:
-            raise MismatchError(
-                f"the run at {store.location} is {record.state}, with {sum(record.draws):,} draws "
-                "and no checkpoint, so nobody knows where its sampler was. Nothing was changed. "
-                "Read it with jaxstore.open_run; save to a new place, with checkpoint_every=."
-            )
+            raise _no_checkpoint(store, record)
         return Found(store, manifest, layout, record, None)
     point = get_checkpoint(store, home_of(layout), mark.mark)
+    if record.state == "complete" and not point.senders:  # of the chains that ended last
+        raise _no_checkpoint(store, record)
     late = set(range(len(record.draws))) - point.going - set(point.ended)
     if point.senders and late:
         # A device that had not come to its first step, while another had come to a checkpoint.
@@ -171,6 +169,14 @@ def strands_at(
                 strand.wait(rows)
             strands.append(strand)
     return strands, pieces
+
+
+def _no_checkpoint(store: Store, record: Record) -> MismatchError:
+    return MismatchError(
+        f"the run at {store.location} is {record.state}, with {sum(record.draws):,} draws and no "
+        "checkpoint, so nobody knows where its sampler was. Nothing was changed. Read it with "
+        "jaxstore.open_run; save to a new place, with checkpoint_every=."
+    )
 
 
 def _names(layout: Layout) -> list[str]:
