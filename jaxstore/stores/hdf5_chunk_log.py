@@ -178,6 +178,15 @@ class ChunkIndex:
         end = os.fstat(self._file).st_size
         return any(name is None for name, *_ in self._lines(self.n_bytes, end))
 
+    def announced(self, name: str) -> set[Index | None]:
+        """Chunks of an array, or None for all, that a killed writer moved after what counts."""
+        end = os.fstat(self._file).st_size
+        return {
+            tuple(rest[0]) if rest else None
+            for other, *rest in self._lines(self.n_bytes, end)
+            if other == name and len(rest) < 2
+        }
+
     def places(self, name: str) -> dict[Index, Place]:
         """Where the chunks of an array lie."""
         return self._places.get(name, {})

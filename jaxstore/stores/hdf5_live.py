@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxstore.errors import BusyError, MissingError
+from jaxstore.errors import BusyError, FormatError, MissingError
 from jaxstore.stores.base import ArraySpec, Json
 from jaxstore.stores.dtypes import from_stored
 from jaxstore.stores.hdf5_chunk_log import ChunkIndex, Place, WriterGone
@@ -98,9 +98,28 @@ class LiveFile:
         }
 
     def chunks(self, name: str) -> Iterator[tuple[Index, bytes]]:
-        """The bytes of these chunks."""
+        """The bytes of these chunks, of a file whose writer was killed.
+
+        A chunk that the writer freed after its last commit, to cut the array, is left out.
+
+        Raises:
+            FormatError: A chunk is damaged.
+        """
+        codec = self._array(name).codec
+        freed = self._index.announced(name)
         for index, (offset, n_bytes) in self.places(name).items():
-            yield index, os.pread(self._file, n_bytes, offset)
+            data = os.pread(self._file, n_bytes, offset)
+            try:
+                if codec is not None:
+                    codec.decode(data)
+            except ValueError as error:
+                if freed & {index, None}:
+                    continue
+                raise FormatError(
+                    f"{name!r} in {self._path}: chunk {index} is damaged: {error}. Restore the "
+                    "file from a copy."
+                ) from error
+            yield index, data
 
     def names(self) -> list[str]:
         """Names of the arrays."""
