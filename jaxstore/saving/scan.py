@@ -226,7 +226,7 @@ def drive(job: Job, state: BlockState, keeper: Keeper, session: Session) -> PyTr
         keeper.keep(index, state.carry)
     while index < schedule.length:
         before, ran_before, in_burn_in = index, ran, index < schedule.burn_in
-        end = schedule.burn_in if in_burn_in else schedule.length
+        end = schedule.burn_in if in_burn_in else next_edge(blocks, index)
         stop = keeper.stop(index, min(end, index + steps))
         if in_burn_in:
             state = jax.block_until_ready(compiled.skip(state, job.xs, np.int32(stop)))
@@ -249,6 +249,18 @@ def drive(job: Job, state: BlockState, keeper: Keeper, session: Session) -> PyTr
     session.put_all(waiting)
     keeper.hand_over()
     return state.carry
+
+
+def next_edge(blocks: Program, index: int) -> int:
+    """Where a block after burn-in ends at last: with a full ring, had all before been full.
+
+    So blocks are whole chunks again after one that a checkpoint made shorter.
+    """
+    schedule, full = blocks.schedule, blocks.slots * blocks.schedule.thin
+    if schedule.keep is not None:
+        return schedule.length
+    past = (index - schedule.burn_in) // full + 1
+    return min(schedule.length, schedule.burn_in + past * full)
 
 
 def next_index(blocks: Program, index: int, stop: int, state: BlockState) -> int:
