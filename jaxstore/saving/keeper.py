@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 from jaxstore.saving import buffer
 from jaxstore.saving.checkpoint import Checkpoint, StateLayout, layout_of_state
 from jaxstore.saving.program import Program
-from jaxstore.saving.recorder import CHECKPOINT_SHARE
+from jaxstore.saving.recorder import is_time
 from jaxstore.saving.recording import Recording
 from jaxstore.saving.schedule import kept_shape
 from jaxstore.saving.session import Session
@@ -69,7 +69,7 @@ class Keeper:
     def __init__(
         self, blocks: Program, pulse: Pulse, session: Session, recording: Recording
     ) -> None:
-        self.pulse = pulse
+        self._pulse = pulse
         self._session = session
         self._recording = recording
         keep = blocks.schedule.keep
@@ -80,21 +80,21 @@ class Keeper:
 
     def stop(self, index: int, stop: int) -> int:
         """Where a block that begins at `index` has to end at last."""
-        return self.pulse.stop(index, stop, is_time=self._is_time())
+        return self._pulse.stop(index, stop, is_time=self._is_time())
 
     def is_due(self, index: int) -> bool:
         """Whether a checkpoint is due at a step."""
         since_s = time.monotonic() - self._kept_at
-        return self.pulse.is_due(index, since_s=since_s, is_time=self._is_time())
+        return self._pulse.is_due(index, since_s=since_s, is_time=self._is_time())
 
     def _is_time(self) -> bool:
         """Whether the last checkpoint is so long ago that another takes little of the time."""
         since_s = time.monotonic() - self._kept_at
-        return since_s * CHECKPOINT_SHARE >= self._recording.checkpoint_s
+        return is_time(since_s, cost_s=self._recording.checkpoint_s)
 
     def keep(self, index: int, carry: PyTree) -> None:
         """Copy a carry, if checkpoints are made at all; `hand_over` comes when its draws have."""
-        if not self.pulse.is_on:
+        if not self._pulse.is_on:
             return
         if self._recording.has_loaders:
             jax.block_until_ready(carry)  # the program has taken what it takes before this step

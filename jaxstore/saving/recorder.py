@@ -30,6 +30,11 @@ CHECKPOINT_SHARE = 0.05  # of the time may go into checkpoints: what waits, the 
 Key = tuple[int, int]  # first chain and number of chains that advance together
 
 
+def is_time(since_s: float, *, cost_s: float) -> bool:
+    """Whether a checkpoint may follow `since_s` after the last one, which took `cost_s`."""
+    return since_s * CHECKPOINT_SHARE >= cost_s
+
+
 class Recorder:
     """Writes the blocks of one run into its store. Used by one thread at a time.
 
@@ -236,8 +241,7 @@ class Recorder:
 
     def _keep_due(self, *, is_urgent: bool = False) -> None:
         since = time.monotonic() - self._checkpoint_at
-        is_time = is_urgent or since * CHECKPOINT_SHARE >= self.checkpoint_s
-        if self._due is None or not is_time:
+        if self._due is None or not (is_urgent or is_time(since, cost_s=self.checkpoint_s)):
             return
         point = self._due
         is_ragged = any(sender.is_ragged for sender in point.senders)
