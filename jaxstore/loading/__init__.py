@@ -1,0 +1,1 @@
+"""Load: stored rows as shuffled batches on devices, each row once per epoch."""
