@@ -18,7 +18,7 @@ MAX_FILE_LINES = 350
 MAX_BODY_LINES = 45
 # From low to high; a module imports only from its own layer and those below.
 LAYERS = (
-    ("errors", "names", "tree", "topology", "fingerprint"),
+    ("errors", "names", "tree", "topology", "fingerprint", "sizes"),
     ("stores",),
     WINGS,
     ("face",),
@@ -37,10 +37,10 @@ BORDERS = {
     "blackjax": ("face/",),
     "sklearn": ("face/",),
     "typer": ("cli",),
-    "tqdm": ("saving/progress",),
+    "tqdm": ("saving/progress", "loading/progress"),
 }
 CALLBACKS = ("saving/channel", "loading/feed")
-THREADS = ("saving/writer", "loading/blocks", "loading/device", "processing/engines")
+THREADS = ("saving/writer", "loading/blocks", "loading/prefetch", "processing/engines")
 
 
 class Import(NamedTuple):

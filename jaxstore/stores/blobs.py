@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Buffer, Iterable, Iterator, Sequence
+from collections.abc import Buffer, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import obstore
 import zarr.storage
 from zarr.abc.store import Store as AnyZarrStore
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
 
 from jaxstore.errors import ExistsError, FormatError
-from jaxstore.stores.blobs_ahead import Found, fetch_ahead
+from jaxstore.stores.blobs_ahead import Found
 from jaxstore.stores.blobs_objects import ObjectBlobs
 from jaxstore.stores.blobs_service import open_url
+from jaxstore.stores.blobs_zarr import ZarrBlobs
 from jaxstore.stores.files import (
     make_folders,
     put_file,
@@ -29,7 +28,7 @@ from jaxstore.stores.files import (
     remove_leftovers,
     sync_folder,
 )
-from jaxstore.stores.plain_files import ANY_BYTES, PlainFiles, check_size
+from jaxstore.stores.plain_files import ANY_BYTES, Array, PlainFiles, check_exact, check_size
 from jaxstore.stores.urls import is_url, local_path, redact
 
 
@@ -39,6 +38,11 @@ class Blobs(Protocol):
     @property
     def location(self) -> str:
         """Where the root is, for messages."""
+        ...
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a request waits for a network, as far as can be told."""
         ...
 
     @property
@@ -56,6 +60,25 @@ class Blobs(Protocol):
 
         Raises:
             FormatError: It has more bytes than it may have.
+        """
+        ...
+
+    def get_view(self, key: str, most_bytes: int, take: Callable[[int], Array]) -> Array | None:
+        """As `get`, as bytes that were not copied.
+
+        Args:
+            key: Of the object.
+            most_bytes: It may have.
+            take: Gives contiguous bytes to read into, for as many as it has; used where the bytes
+                are nowhere in memory yet.
+        """
+        ...
+
+    def get_into(self, key: str, parts: Sequence[Array]) -> bool:
+        """Fill the parts, contiguous bytes, with the object; whether there is one.
+
+        Raises:
+            FormatError: It has another size than the parts together.
         """
         ...
 
@@ -101,6 +124,7 @@ class FileBlobs:
     """
 
     prefix = ""
+    is_remote = False
 
     def __init__(self, root: Path, *, durable: bool = False) -> None:
         self.root = Path(os.path.abspath(root))  # a later change of directory changes nothing
@@ -128,6 +152,26 @@ class FileBlobs:
     def get(self, key: str, most_bytes: int = ANY_BYTES) -> bytes | None:
         """The object, None if there is none."""
         return self._files.read(key, most_bytes)
+
+    def get_view(self, key: str, most_bytes: int, take: Callable[[int], Array]) -> Array | None:
+        """As `get`, as bytes that `take` gave."""
+        taken: list[Array] = []
+
+        def room(n_bytes: int) -> Sequence[Array]:
+            check_size(key, n_bytes, most_bytes, location=self.location)
+            taken.append(take(n_bytes))
+            return taken
+
+        return None if self._files.read_into(key, room) is None else taken[0]
+
+    def get_into(self, key: str, parts: Sequence[Array]) -> bool:
+        """Fill the parts with the object; whether there is one."""
+
+        def room(n_bytes: int) -> Sequence[Array]:
+            check_exact(key, n_bytes, parts, location=self.location)
+            return parts
+
+        return self._files.read_into(key, room) is not None
 
     def get_many(self, keys: Iterable[str], most_bytes: int) -> Iterator[Found]:
         """As `get` of each key: a disk gives one after the other as fast."""
@@ -189,79 +233,13 @@ class FileBlobs:
             self._unsynced.update(folders)
 
 
-class ZarrBlobs:
-    """Keys of a zarr store below a prefix, through zarr's own event loop."""
-
-    def __init__(self, store: AnyZarrStore, prefix: str) -> None:
-        self.zarr_store = store
-        self.prefix = prefix
-        self.location = redact(f"{store}{'/' if prefix else ''}{prefix}").rstrip("/")
-
-    def get(self, key: str, most_bytes: int = ANY_BYTES) -> bytes | None:
-        """The object, None if there is none."""
-        return sync(self._get(key, most_bytes))
-
-    def get_many(self, keys: Iterable[str], most_bytes: int) -> Iterator[Found]:
-        """As `get` of each key, several at once."""
-
-        async def fetch(key: str) -> Found:
-            try:
-                return await self._get(key, most_bytes)
-            except FormatError as error:
-                return error
-
-        return fetch_ahead(keys, fetch)
-
-    def put(self, key: str, parts: Sequence[Buffer]) -> None:
-        """Put the parts as one object."""
-        buffer = default_buffer_prototype().buffer.from_bytes(b"".join(parts))
-        sync(self.zarr_store.set(self.prefix + key, buffer))
-
-    def put_new(self, key: str, data: bytes) -> bool:
-        """Put an object unless there is one; whether it was put."""
-        buffer = default_buffer_prototype().buffer.from_bytes(data)
-        sync(self.zarr_store.set_if_not_exists(self.prefix + key, buffer))
-        return self.get(key) == data
-
-    def delete(self, key: str) -> None:
-        """Remove an object that may be there."""
-        sync(self.zarr_store.delete(self.prefix + key))
-
-    def keys(self, under: str = "") -> Iterator[str]:
-        """Keys of all objects in a folder and the folders in it."""
-
-        async def listed() -> list[str]:
-            return [key async for key in self.zarr_store.list_prefix(self.prefix + under)]
-
-        yield from (key.removeprefix(self.prefix) for key in sync(listed()))
-
-    def folders(self, under: str = "") -> list[str]:
-        """Names of the folders in a folder."""
-
-        async def listed() -> list[str]:
-            return [key async for key in self.zarr_store.list_dir(self.prefix + under)]
-
-        return [name.rstrip("/") for name in sync(listed()) if name != "zarr.json"]
-
-    def tidy(self) -> None:
-        """Nothing to do: what zarr's store leaves behind is its own."""
-
-    def sync(self) -> None:
-        """Nothing to do: how long zarr's store keeps what it took is its own."""
-
-    async def _get(self, key: str, most_bytes: int) -> bytes | None:
-        found = await self.zarr_store.get(self.prefix + key, default_buffer_prototype())
-        if found is None:
-            return None
-        check_size(key, len(found), most_bytes, location=self.location)
-        return found.to_bytes()
-
-
-def blobs_at(where: Any, *, durable: bool = False) -> Blobs:
-    """The objects at a path, a URL, an obstore store, a zarr store or a zarr group.
+def blobs_at(where: Any, *, durable: bool = False, is_reading: bool = False) -> Blobs:
+    """The objects at a path, a URL, an obstore store, a zarr store, group or array.
 
     Args:
         where: The place.
+        is_reading: Whether nothing is going to be put, so that a store which only reads, whose
+            files and objects are reached without a turn of zarr's event loop, is one like others.
         durable: Whether `sync` makes files outlive a power loss.
     """
     if is_url(where):
@@ -271,23 +249,25 @@ def blobs_at(where: Any, *, durable: bool = False) -> Blobs:
         return FileBlobs(path, durable=durable)
     if isinstance(where, (str, os.PathLike)):
         return FileBlobs(Path(where), durable=durable)
-    if isinstance(where, zarr.Group):
-        return _of_zarr(where.store, where.path.strip("/"), durable=durable)
+    if isinstance(where, (zarr.Group, zarr.Array)):
+        inside = where.path.strip("/")
+        return _of_zarr(where.store, inside, durable=durable, is_reading=is_reading)
     if isinstance(where, AnyZarrStore):
-        return _of_zarr(where, "", durable=durable)
+        return _of_zarr(where, "", durable=durable, is_reading=is_reading)
     if type(where).__module__.partition(".")[0] == "obstore":
         return _of_obstore(where, "", durable=durable)
     raise TypeError(
         f"{type(where).__name__} is no place for a Zarr store. "
-        "Give a path, a URL, an obstore store, a zarr store or a zarr group."
+        "Give a path, a URL, an obstore store, a zarr store, group or array."
     )
 
 
-def _of_zarr(store: AnyZarrStore, path: str, *, durable: bool) -> Blobs:
+def _of_zarr(store: AnyZarrStore, path: str, *, durable: bool, is_reading: bool) -> Blobs:
     # Files and objects are put by us: in one step, and without a turn of zarr's event loop.
-    if type(store) is zarr.storage.LocalStore and not store.read_only:
+    is_plain = is_reading or not store.read_only
+    if type(store) is zarr.storage.LocalStore and is_plain:
         return FileBlobs(store.root / path, durable=durable)
-    if type(store) is zarr.storage.ObjectStore and not store.read_only:
+    if type(store) is zarr.storage.ObjectStore and is_plain:
         return _of_obstore(store.store, path, durable=durable)
     return ZarrBlobs(store, f"{path}/" if path else "")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Buffer, Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
+import numpy as np
 import obstore
 import zarr.storage
 from obstore.exceptions import AlreadyExistsError
@@ -17,9 +18,10 @@ from zarr.abc.store import Store as AnyZarrStore
 from jaxstore.errors import FormatError
 from jaxstore.stores.blobs_ahead import Found, fetch_ahead
 from jaxstore.stores.blobs_service import persist
-from jaxstore.stores.plain_files import ANY_BYTES, check_size
+from jaxstore.stores.plain_files import ANY_BYTES, Array, check_size, split_into
 
 MULTIPART_BYTES = 64 << 20  # below, one request per object; S3 takes up to 5 GiB in one
+_LOCAL = (obstore.store.LocalStore, obstore.store.MemoryStore)
 
 
 class ObjectBlobs:
@@ -30,6 +32,7 @@ class ObjectBlobs:
         self.prefix = prefix
         self.location = location
         self.zarr_store: AnyZarrStore = zarr.storage.ObjectStore(store)
+        self.is_remote = not isinstance(store, _LOCAL)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -39,16 +42,20 @@ class ObjectBlobs:
 
     def get(self, key: str, most_bytes: int = ANY_BYTES) -> bytes | None:
         """The object, None if there is none."""
+        found = self._found(key, most_bytes)
+        return None if found is None else bytes(found)
 
-        def get() -> bytes | None:
-            try:
-                found = obstore.get(self._store, self.prefix + key)
-                check_size(key, found.meta["size"], most_bytes, location=self.location)
-                return bytes(found.bytes())
-            except FileNotFoundError:
-                return None
+    def get_view(self, key: str, most_bytes: int, take: Callable[[int], Array]) -> Array | None:
+        """As `get`, as the bytes that obstore gave."""
+        found = self._found(key, most_bytes)
+        return None if found is None else np.frombuffer(found, np.uint8)
 
-        return self._persist(f"reading {key!r}", get)
+    def get_into(self, key: str, parts: Sequence[Array]) -> bool:
+        """Fill the parts with the object; whether there is one."""
+        data = self.get_view(key, sum(part.nbytes for part in parts), np.empty)
+        if data is not None:
+            split_into(key, data, parts, location=self.location)
+        return data is not None
 
     def get_many(self, keys: Iterable[str], most_bytes: int) -> Iterator[Found]:
         """As `get` of each key, several at once."""
@@ -127,6 +134,17 @@ class ObjectBlobs:
 
     def sync(self) -> None:
         """Nothing to do: what the server has taken, it keeps."""
+
+    def _found(self, key: str, most_bytes: int) -> Buffer | None:
+        def get() -> Buffer | None:
+            try:
+                found = obstore.get(self._store, self.prefix + key)
+                check_size(key, found.meta["size"], most_bytes, location=self.location)
+                return found.bytes()
+            except FileNotFoundError:
+                return None
+
+        return self._persist(f"reading {key!r}", get)
 
     def _persist[T](self, doing: str, call: Callable[[], T]) -> T:
         return persist(call, place=self.location, doing=doing)

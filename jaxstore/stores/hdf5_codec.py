@@ -21,6 +21,7 @@ import numpy as np
 from numcodecs import blosc, zstd
 
 from jaxstore.errors import FormatError
+from jaxstore.stores.frames import unpack
 
 Array = np.ndarray[Any, Any]
 Buffer = Any  # bytes, or a contiguous array
@@ -31,7 +32,6 @@ _ZSTD, _BLOSC = hdf5plugin.Zstd.filter_id, hdf5plugin.Blosc.filter_id
 _SHUFFLE, _FLETCHER = h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32
 _BLOSC_LZ4 = 1  # the codec's number in the filter's options
 _FLETCHER32 = numcodecs.Fletcher32()
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 Filter = tuple[int, tuple[int, ...]]  # number and options
 
@@ -168,34 +168,6 @@ def _decoded(data: Array, number: int, *, n_bytes: int, itemsize: int) -> Array:
             return np.frombuffer(_FLETCHER32.decode(data), np.uint8)
         except RuntimeError:
             raise ValueError("the checksum does not match the bytes") from None
-    declared = _zstd_bytes(data) if number == _ZSTD else _blosc_bytes(data)
-    if declared != n_bytes:
-        raise ValueError(f"it says that it holds {declared} bytes, a chunk has {n_bytes}")
     unpacked = np.empty(n_bytes, np.uint8)
-    try:
-        (zstd if number == _ZSTD else blosc).decompress(data, unpacked)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"it cannot be decoded ({error})") from None
+    unpack("zstd" if number == _ZSTD else "blosc", data, unpacked)
     return unpacked
-
-
-def _zstd_bytes(data: Array) -> int | None:
-    """What the header of the frame declares (RFC 8878, section 3.1.1.1), None for nothing."""
-    head = data[:18].tobytes()
-    if head[:4] != _ZSTD_MAGIC or len(head) < 6:
-        raise ValueError("it does not begin as a frame of zstd")
-    flags = head[4]
-    is_single = flags >> 5 & 1
-    size_bytes = (is_single, 2, 4, 8)[flags >> 6]
-    at = 5 + (1 - is_single) + (0, 1, 2, 4)[flags & 3]
-    declared = int.from_bytes(head[at : at + size_bytes], "little")
-    return declared + 256 * (size_bytes == 2) if size_bytes else None
-
-
-def _blosc_bytes(data: Array) -> int:
-    """What the header declares; Blosc itself would read on beyond bytes that were cut short."""
-    head = data[:16].tobytes().ljust(16, b"\0")
-    n_packed = int.from_bytes(head[12:16], "little")
-    if n_packed != data.nbytes:
-        raise ValueError(f"it has {data.nbytes} bytes, its header says {n_packed}")
-    return int.from_bytes(head[4:8], "little")

@@ -15,6 +15,7 @@ import google_crc32c
 import numpy as np
 from numcodecs import blosc
 
+from jaxstore.stores.frames import blosc_bytes
 from jaxstore.stores.limits import MOST_CHUNK_BYTES
 
 Array = np.ndarray[Any, Any]
@@ -126,7 +127,7 @@ class ChunkCodec:
             body, crc = body[:-4], body[-4:]
             if google_crc32c.value(body).to_bytes(4, "little") != crc.tobytes():
                 raise ValueError("the checksum does not match the bytes")
-        n_bytes = len(body) if self.blosc is None else _unpacked_bytes(body)
+        n_bytes = len(body) if self.blosc is None else blosc_bytes(body)
         if n_bytes != self.n_bytes:
             raise ValueError(f"it holds {n_bytes} bytes, a chunk has {self.n_bytes}")
         return body
@@ -157,15 +158,6 @@ def _compress(data: Buffer, settings: Blosc) -> bytes:
         settings.typesize,
     )
     return packed
-
-
-def _unpacked_bytes(body: Array) -> int:
-    """What the header says; Blosc itself would read on beyond a body that was cut short."""
-    sizes = body[:16].tobytes().ljust(16, b"\0")
-    n_packed = int.from_bytes(sizes[12:16], "little")
-    if n_packed != len(body):
-        raise ValueError(f"it has {len(body)} bytes, its header says {n_packed}")
-    return int.from_bytes(sizes[4:8], "little")
 
 
 def _decompress(data: Buffer, bits: Array) -> None:

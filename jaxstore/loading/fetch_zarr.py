@@ -1,0 +1,137 @@
+"""Rows of Zarr arrays: v3 and v2, sharded or not, wherever they lie.
+
+Owned here: opening them, and reading one stored chunk, a shard being one, with one request. What
+the bytes mean is `fetch_zarr_codec`, requests and their errors are `stores.blobs`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxstore.errors import FormatError, MissingError
+from jaxstore.loading.fetch import Index, RowSource, unreadable
+from jaxstore.loading.fetch_zarr_codec import PlainCodec
+from jaxstore.loading.fetch_zarr_documents import find_arrays
+from jaxstore.loading.fetch_zarr_metadata import Stored, stored_array
+from jaxstore.loading.fetch_zarr_scratch import Scratch
+from jaxstore.loading.geometry import Array, ArrayGeometry
+from jaxstore.stores.blobs import Blobs, blobs_at
+from jaxstore.stores.zarr3_hierarchy import key_of
+
+
+def open_zarr_arrays(
+    where: Any,
+    names: Sequence[str] | None,
+    *,
+    axis: int | Mapping[str, int] = 0,
+    is_strict: bool,
+) -> dict[str, RowSource]:
+    """The rows of arrays of one Zarr group, or of one array.
+
+    Args:
+        where: A path, a URL that obstore knows, an obstore store, or a zarr store, group or array.
+        names: Paths inside the group; None for all arrays of numbers in it and its groups. One
+            array alone is named as the last part of its path.
+        axis: The sample axis of all, or by name; 0 for those not named.
+        is_strict: Whether absent chunks are an error; else they are fill values.
+
+    Raises:
+        MissingError: Nothing is there, or no array of a name.
+        FormatError: It cannot be read as rows of numbers.
+        OSError: It cannot be reached.
+    """
+    blobs = blobs_at(where, is_reading=True)
+    found = find_arrays(blobs, names)
+    axes = dict.fromkeys(found, axis) if isinstance(axis, int) else axis
+    if unknown := sorted(set(axes) - set(found)):
+        raise MissingError(
+            f"{blobs.location}: a sample axis is given for {', '.join(unknown)}, but the arrays "
+            f"are {', '.join(found) or 'none'}. Correct the name."
+        )
+    scratch = Scratch()
+    sources: dict[str, RowSource] = {}
+    for name, node in found.items():
+        stored = stored_array(name, node.array, location=blobs.location, is_strict=is_strict)
+        geometry = ArrayGeometry(name, stored.shape, stored.chunks, stored.dtype, axes.get(name, 0))
+        sources[name] = ZarrSource(geometry, blobs, node.folder, stored, scratch, is_strict)
+    return sources
+
+
+@dataclass(frozen=True, slots=True)
+class ZarrSource:
+    """The rows of one Zarr array; see `RowSource`."""
+
+    geometry: ArrayGeometry
+    blobs: Blobs
+    folder: str  # key of the array
+    stored: Stored
+    scratch: Scratch
+    is_strict: bool
+
+    @property
+    def location(self) -> str:
+        """Where its store is, without credentials."""
+        return self.blobs.location
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a read waits for a network."""
+        return self.blobs.is_remote
+
+    def stored_chunks(self, chunk: int) -> Sequence[Index]:
+        """The stored chunks that hold the rows of a chunk."""
+        g = self.geometry
+        counts = [-(-n // size) for n, size in zip(g.shape, g.chunks, strict=True)]
+        axes = [range(n) for n in counts]
+        axes[g.axis] = range(chunk, chunk + 1)
+        return list(itertools.product(*axes))
+
+    def read(self, index: Index, rows: Array) -> int:
+        """Read and decode one stored chunk into its place; bytes that were fetched."""
+        part = self._part(index, rows)
+        try:
+            n_bytes = self._fetch(self._key(index), part)
+        except ValueError as error:
+            raise self._unreadable(index, f"is damaged: {error}") from error
+        if n_bytes is not None:
+            return n_bytes
+        if self.is_strict:
+            raise self._unreadable(index, "is absent")
+        part[...] = self.stored.fill
+        return 0
+
+    def close(self) -> None:
+        """Nothing to do: files are closed as soon as they are read."""
+
+    def _fetch(self, key: str, part: Array) -> int | None:
+        """Bytes fetched, None if there is no such object."""
+        codec = self.stored.codec
+        if isinstance(codec, PlainCodec) and (places := codec.raw_places(part)):
+            if not self.blobs.get_into(key, places):
+                return None
+            codec.check(places)
+            return codec.most_bytes
+        data = self.blobs.get_view(key, codec.most_bytes, self.scratch.encoded)
+        if data is None:
+            return None
+        codec.decode(data, part, self.scratch)
+        return int(data.nbytes)
+
+    def _part(self, index: Index, rows: Array) -> Array:
+        """Where a stored chunk belongs, in the order of the stored axes."""
+        g = self.geometry
+        corner = zip(index, g.chunks, strict=True)
+        region = [slice(i * size, (i + 1) * size) for i, size in corner]
+        region[g.axis] = slice(None)
+        return np.moveaxis(rows.view(self.stored.bits), 0, g.axis)[tuple(region)]
+
+    def _key(self, index: Index) -> str:
+        return key_of(self.folder, self.stored.metadata.encode_chunk_key(index))
+
+    def _unreadable(self, index: Index, what: str) -> FormatError:
+        return unreadable(self.geometry.name, self.location, index, what)
