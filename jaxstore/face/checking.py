@@ -9,8 +9,9 @@ import sys
 import time
 
 from jaxstore.face.screen import Screen, bar
-from jaxstore.saving.report import Report, size
+from jaxstore.saving.report import Report
 from jaxstore.saving.verify import Looked, verify
+from jaxstore.sizes import size
 
 SHOW_EVERY_S = 0.1
 

@@ -15,10 +15,10 @@ import numpy as np
 from jaxstore.errors import FormatError, MissingError
 from jaxstore.saving.layout import MANIFEST
 from jaxstore.saving.record import Record
-from jaxstore.saving.report import size
 from jaxstore.saving.run import Run, run_in
 from jaxstore.saving.snapshot_stream import parse_record
 from jaxstore.saving.storage_reader import open_storage
+from jaxstore.sizes import size
 from jaxstore.stores.base import Json, Store
 from jaxstore.stores.location import open_store
 from jaxstore.stores.urls import is_url, local_path

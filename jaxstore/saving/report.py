@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from jaxstore.sizes import size
 from jaxstore.stores.base import Json
 
 
@@ -58,18 +59,3 @@ class Report:
         sizes = f"{self.n_arrays} arrays, {self.n_chunks:,} chunks, {size(self.n_bytes)}"
         found = "all sound" if self.is_sound else f"{len(self.damage):,} damaged"
         return "\n".join([*lines, f"{self.location}: {found}; {sizes} in {self.seconds:.1f} s"])
-
-
-def size(n_bytes: float) -> str:
-    """Bytes for people.
-
-    >>> size(10), size(2048), size(3 * 2**30)
-    ('10 B', '2.0 KiB', '3.0 GiB')
-    """
-    if n_bytes < 1024:
-        return f"{n_bytes:.0f} B"
-    for unit in ("KiB", "MiB", "GiB"):
-        n_bytes /= 1024
-        if n_bytes < 1024:
-            return f"{n_bytes:.1f} {unit}"
-    return f"{n_bytes / 1024:.1f} TiB"
