@@ -115,6 +115,8 @@ class FaultProxy:
         self.port = 0
         self.injected: Counter[str] = Counter()  # by the name of the fault
         self.requests: list[tuple[str, str]] = []  # method and path of all
+        self.most_at_once = 0  # requests that waited for their answers together
+        self._answering = 0
         self._upstream = upstream
         self._rules: list[Rule] = []
         self._jitter = random.Random(seed)
@@ -188,7 +190,12 @@ class FaultProxy:
             request = await read_request(reader)
             if request is not None:
                 self.requests.append((request.method, request.path))
-                await self._answer(request, reader, writer)
+                self._answering += 1
+                self.most_at_once = max(self.most_at_once, self._answering)
+                try:
+                    await self._answer(request, reader, writer)
+                finally:
+                    self._answering -= 1
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the client has gone, as it may
         except asyncio.CancelledError:

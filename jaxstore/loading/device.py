@@ -1,0 +1,188 @@
+"""Batches from the host onto devices.
+
+Owned here: where the rows of a batch go, which of them this process needs for that, and that no
+value is changed on the way. JAX makes int32 of int64 without a word unless it is told otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
+
+from jaxstore.errors import MismatchError
+from jaxstore.loading.batch import Batch, HostBatch
+from jaxstore.loading.buffers import Spec
+from jaxstore.loading.epoch import share
+from jaxstore.loading.geometry import Array
+from jaxstore.loading.randomness import as_words, row_keys
+from jaxstore.loading.shuffle import Rows
+from jaxstore.topology import Place
+
+To = Literal["jax", "numpy"]
+Arrays = Mapping[str, Any]
+DeviceTransform = Callable[[dict[str, jax.Array], jax.Array], Arrays]
+
+
+class Placement(Protocol):
+    """Where batches go."""
+
+    def positions(self, batch_size: int) -> Rows:
+        """Of each batch, which this process fills."""
+        ...
+
+    def place(self, values: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+        """Arrays of this process's rows, where they belong."""
+        ...
+
+
+class OnHost:
+    """NumPy arrays of this process's share."""
+
+    def __init__(self, where: Place) -> None:
+        self._where = where
+
+    def positions(self, batch_size: int) -> Rows:
+        """A run of positions."""
+        return share(batch_size, self._where.rank, self._where.size)
+
+    def place(self, values: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+        """The arrays as they are."""
+        return dict(values)
+
+
+class OnDevices:
+    """Arrays of this process's share, on a device or over the devices of this process."""
+
+    def __init__(self, where: Place, target: jax.Device | Sharding | None) -> None:
+        self._where = where
+        self._target = target
+
+    def positions(self, batch_size: int) -> Rows:
+        """A run of positions."""
+        return share(batch_size, self._where.rank, self._where.size)
+
+    def place(self, values: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+        """One transfer for all of them."""
+        check_dtypes(values)
+        target = self._target
+        if not isinstance(target, Sharding):
+            return dict(jax.device_put(dict(values), target))
+        targets = {label: for_ndim(target, np.ndim(value)) for label, value in values.items()}
+        return dict(jax.device_put(dict(values), targets))
+
+
+class Global:
+    """Arrays of whole batches over the devices of several processes."""
+
+    def __init__(self, sharding: Sharding) -> None:
+        self._sharding = sharding
+
+    def positions(self, batch_size: int) -> Rows:
+        """Those that the devices of this process hold."""
+        parts = for_ndim(self._sharding, 1).addressable_devices_indices_map((batch_size,))
+        held = np.zeros(batch_size, bool)
+        for index in parts.values():
+            held[(index or (slice(None),))[0]] = True
+        return np.flatnonzero(held)
+
+    def place(self, values: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+        """Each device of this process gets its part; all processes together have the batch."""
+        check_dtypes(values)
+        positions = self.positions(batch_size)
+
+        def put(value: Array) -> jax.Array:
+            shape = (batch_size, *value.shape[1:])
+
+            def part(index: tuple[slice, ...] | None) -> Array:
+                rows, *inner = index or (slice(None),)
+                start, stop, _ = rows.indices(batch_size)
+                first, last = np.searchsorted(positions, [start, stop])
+                return value[(slice(int(first), int(last)), *inner)]
+
+            sharding = for_ndim(self._sharding, value.ndim)
+            return jax.make_array_from_callback(shape, sharding, part, dtype=value.dtype)
+
+        return {label: put(value) for label, value in values.items()}
+
+
+def placement(to: To, where: Place, target: jax.Device | Sharding | None) -> Placement:
+    """Where batches go, by what a caller asks for."""
+    if to == "numpy":
+        return OnHost(where)
+    if isinstance(target, Sharding) and not target.is_fully_addressable:
+        return Global(target)
+    return OnDevices(where, target)
+
+
+def for_ndim(sharding: Sharding, ndim: int) -> Sharding:
+    """A sharding for arrays that have fewer axes than it names; rows stay where they are."""
+    if isinstance(sharding, NamedSharding) and len(sharding.spec) > ndim:
+        return NamedSharding(
+            sharding.mesh, PartitionSpec(*sharding.spec[:ndim]), memory_kind=sharding.memory_kind
+        )
+    return sharding
+
+
+def check_dtypes(values: Mapping[str, Array | Spec]) -> None:
+    """Refuse what JAX would change.
+
+    Raises:
+        MismatchError: A dtype of 64 bits, while JAX is set to 32.
+    """
+    for label, value in values.items():
+        if isinstance(value, jax.Array):
+            continue
+        kept = jax.dtypes.canonicalize_dtype(value.dtype)
+        if kept != value.dtype:
+            raise MismatchError(
+                f"{label!r} is {value.dtype}, and JAX would make {kept} of it without a word. "
+                "Set jax.config.update('jax_enable_x64', True), or cast it yourself: "
+                f"variables={{{label!r}: js.Variable(..., dtype='{kept}')}}, or take to='numpy'."
+            )
+
+
+class Finish:
+    """The last step of a batch: onto its devices, and through a transform there.
+
+    Args:
+        where: They go.
+        batch_size: Of all processes together.
+        observation_count: Rows of the split.
+        transform: Of arrays and a key per row, compiled once.
+    """
+
+    def __init__(
+        self,
+        where: Placement,
+        batch_size: int,
+        observation_count: int,
+        transform: DeviceTransform | None,
+    ) -> None:
+        self._where = where
+        self._batch_size = batch_size
+        self._count = observation_count
+        self._transform = None if transform is None else jax.jit(_keyed(transform))
+
+    def batch(self, host: HostBatch) -> Batch:
+        """A batch as its user gets it."""
+        placed = self._where.place({**host.arrays, _MASK: host.mask}, self._batch_size)
+        mask = placed.pop(_MASK)
+        arrays: Arrays = placed
+        if self._transform is not None:
+            words = self._where.place({_MASK: as_words(host.seeds)}, self._batch_size)[_MASK]
+            arrays = self._transform(placed, words)
+        return Batch(dict(arrays), mask, self._count, host.rows, host.epoch, host.index)
+
+
+_MASK = "\0mask"  # beside labels of users, of which none is this
+
+
+def _keyed(transform: DeviceTransform) -> Callable[[dict[str, jax.Array], jax.Array], Arrays]:
+    def keyed(arrays: dict[str, jax.Array], words: jax.Array) -> Arrays:
+        return transform(arrays, row_keys(words))
+
+    return keyed
