@@ -11,6 +11,7 @@ from typing import Any
 
 PACKAGES = (
     "jaxstore", "jax", "jaxlib", "numpy", "zarr", "numcodecs", "h5py", "hdf5plugin", "emcee",
+    "obstore", "insitubatch", "annbatch", "zarrs", "grain", "xbatcher",
 )  # fmt: skip
 
 

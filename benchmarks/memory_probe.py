@@ -5,14 +5,13 @@ Usage: python memory_probe.py scan|triple PATH STEPS CHAINS FLOATS
 
 from __future__ import annotations
 
-import resource
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import walk
+from resident import peak_bytes
 
 import jaxstore as js
 
@@ -38,18 +37,6 @@ def by_triple(collector: Any, x: jax.Array, length: int) -> None:
         return jax.lax.fori_loop(0, length, body, (init_save({"x": x}), x))[0]
 
     postprocess_save(jax.jit(jax.vmap(chain))(x))
-
-
-def peak_bytes() -> int:
-    """Peak resident memory since this program began."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # ru_maxrss starts at the peak of the process that forked this one; VmHWM does not.
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def main() -> None:

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import machine
-import picture
+import report
 import save_big
 import save_checkpoints
 import save_memory
 import save_peers
 import save_scan
 import save_triple
-import table
 from bench import Bench, Sizes
 from figures import Figure
 
@@ -46,11 +45,19 @@ def main() -> None:
             options.pymc_python,
         )
         where = machine.describe(bench.directory)
-        print(headline(where), flush=True)
+        print(report.headline(where), flush=True)
         began = time.perf_counter()
         figures = [f for row in options.only or ROWS for f in ROWS[row](bench)]
         took_s = time.perf_counter() - began
-    report(options, figures, bench, {**where, "took_s": took_s})
+    sizes = {name: getattr(bench.sizes, name) for name in Sizes.__slots__}
+    settings = {"sizes": sizes, "rounds": bench.rounds, "scale": options.scale, "took_s": took_s}
+    report.write(
+        options.out,
+        "saving",
+        configuration={**where, **settings},
+        timings=bench.timings,
+        figures=figures,
+    )
 
 
 def parse() -> Any:
@@ -66,34 +73,6 @@ def parse() -> Any:
         "--scale", type=float, default=1.0, help="times all sizes; targets hold for 1"
     )
     return parser.parse_args()
-
-
-def headline(where: dict[str, Any]) -> str:
-    """Where this runs, in a line."""
-    return (
-        f"{where['cpu']}, {where['cores']} cores, {where['memory_gib']} GiB; files on "
-        f"{where['file_system']}; jax {where['versions']['jax']}, commit {where['commit']}, "
-        f"load {where['load'][0]:.1f}"
-    )
-
-
-def report(options: Any, figures: list[Figure], bench: Bench, where: dict[str, Any]) -> None:
-    """Print the table and write table, lines and picture."""
-    options.out.mkdir(parents=True, exist_ok=True)
-    text = table.markdown(figures)
-    sizes = {name: getattr(bench.sizes, name) for name in Sizes.__slots__}
-    configuration = {**where, "sizes": sizes, "rounds": bench.rounds, "scale": options.scale}
-    (options.out / "saving.md").write_text(f"{headline(where)}\n\n{text}\n", encoding="utf-8")
-    table.write_lines(
-        options.out / "saving.jsonl",
-        configuration=configuration,
-        timings=bench.timings,
-        figures=figures,
-    )
-    picture.draw(figures, options.out / "saving.png", title=headline(where))
-    judged = [f for f in figures if f.target is not None and f.value is not None]
-    n_met = sum(f.verdict == "met" for f in judged)
-    print(f"\n{text}\n\n{n_met} of {len(judged)} targets met. Written to {options.out}.")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,19 @@ HEAD = ("row", "what", "ratio", "rounds", "target", "verdict", "figures")
 
 
 def markdown(figures: Sequence[Figure]) -> str:
-    """The table, its columns aligned so that it reads on a console too."""
-    rows = [HEAD, *map(cells, figures)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
+    """The table of figures."""
+    return aligned([HEAD, *map(cells, figures)])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first row is its head, its columns aligned so that it reads on a console too.
+
+    >>> print(aligned([("a", "b"), ("long", "c")]))
+    | a    | b |
+    |------|---|
+    | long | c |
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
         for row in rows

@@ -11,6 +11,16 @@ from jaxstore.errors import (
     TooLargeError,
     TooManyDrawsError,
 )
+from jaxstore.loading.batch import Batch
+from jaxstore.loading.describe import LoaderDescription
+from jaxstore.loading.geometry import ArrayGeometry
+from jaxstore.loading.loader import Loader
+from jaxstore.loading.opening import ensure_local_dir, open_geometries, store_from_url
+from jaxstore.loading.plan import ChunkRead, ReadPlan, build_read_plan, dedup_ratio
+from jaxstore.loading.shuffle import block_shuffled_order, chunk_permutation, shuffle_quality
+from jaxstore.loading.split import SplitManifest, SplitName, split_by_chunk
+from jaxstore.loading.statistics import EpochStatistics
+from jaxstore.loading.views import Variable
 from jaxstore.saving.base_storage import BaseStorage
 from jaxstore.saving.checkpoint import Checkpoint
 from jaxstore.saving.collectors import HDF5Collector, MemoryCollector, ZarrCollector
@@ -40,33 +50,49 @@ from jaxstore.tree import (
 )
 
 __all__ = [
+    "ArrayGeometry",
     "BaseStorage",
+    "Batch",
     "BusyError",
     "Checkpoint",
+    "ChunkRead",
     "DataCollector",
     "DataLoader",
+    "EpochStatistics",
     "ExistsError",
     "FormatError",
     "HDF5Collector",
     "HDF5Storage",
     "JaxstoreError",
+    "Loader",
+    "LoaderDescription",
     "LostDrawsError",
     "MemoryCollector",
     "MismatchError",
     "MissingError",
     "News",
     "NumpyStorage",
+    "ReadPlan",
     "Report",
     "Run",
+    "SplitManifest",
+    "SplitName",
     "StoredArray",
     "StoredSnapshots",
     "TooLargeError",
     "TooManyDrawsError",
+    "Variable",
     "ZarrCollector",
     "ZarrStorage",
+    "block_shuffled_order",
+    "build_read_plan",
+    "chunk_permutation",
+    "dedup_ratio",
     "dict_to_pytree",
+    "ensure_local_dir",
     "no_save",
     "open_ensemble",
+    "open_geometries",
     "open_run",
     "open_storage",
     "pytree_dict_keys",
@@ -75,6 +101,9 @@ __all__ = [
     "register_dictionize_rule",
     "save",
     "scan",
+    "shuffle_quality",
+    "split_by_chunk",
     "static_information",
+    "store_from_url",
     "verify",
 ]

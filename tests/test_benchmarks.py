@@ -1,14 +1,20 @@
 """Benchmarks run from end to end, in sizes that prove nothing about speed."""
 
+import contextlib
 import doctest
 import importlib
+import importlib.util
 import json
 import math
 import os
+import re
 import subprocess
 import sys
+import threading
+from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -38,9 +44,12 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lines(results):
-    text = (results / "saving.jsonl").read_text(encoding="utf-8")
+    return lines_of(results / "saving.jsonl")
+
+
+def lines_of(path):
     found = {"configuration": [], "timing": [], "figure": []}
-    for line in text.splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         found[record.pop("kind")].append(record)
     return found
@@ -83,7 +92,190 @@ def test_the_table_and_the_picture_show_the_same_figures(results, lines):
     assert (results / "saving.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["timing", "figures", "table"])
+@pytest.mark.parametrize("name", ["timing", "figures", "table", "load_server", "load_waits"])
 def test_examples_in_docstrings_hold(name, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+@pytest.fixture
+def modules(monkeypatch):
+    """Modules of the benchmark by name, as its programs import them."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+PEERS = {"insitubatch": "insitubatch", "xbatcher (unshuffled)": "xbatcher"}
+SLOW_PEERS = {"annbatch": "annbatch", "grain": "grain"}  # seconds to import
+N_ROWS = 256
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def loading(folder, tmp_path_factory):
+    pytest.importorskip("matplotlib")
+    out = tmp_path_factory.mktemp("out")
+    sizes = ["--only", "latency", "--without", "insitubatch", "--rows", N_ROWS, "--rounds", 1]
+    done = run_program("loading.py", *sizes, "--folder", folder, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def run_program(name, *arguments):
+    command = [sys.executable, BENCHMARKS / name, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+class TestLoading:
+    """The benchmark of loading; that of saving is above."""
+
+    def probe(self, modules, folder, contender, store, **settings):
+        data = modules("load_data").Data(folder, N_ROWS)
+        place = str(modules("load_data").make(data, store))
+        job = {"contender": contender, "place": place, "n_rows": N_ROWS, **settings}
+        return run_program("load_probe.py", json.dumps(job))
+
+    def test_a_run_leaves_table_lines_and_picture(self, loading):
+        lines = lines_of(loading / "loading.jsonl")
+        assert {figure["row"] for figure in lines["figure"]} == {"latency"}
+        assert all(f["value"] is None or math.isfinite(f["value"]) for f in lines["figure"])
+        (configuration,) = lines["configuration"]
+        assert (configuration["rows"], configuration["rounds"]) == (N_ROWS, 1)
+        table = (loading / "loading.md").read_text(encoding="utf-8")
+        assert all(f["what"] in table for f in lines["figure"])
+        for timing in lines["timing"]:
+            assert re.search(rf"^\| latency \| {timing['contender']} +\| [0-9]", table, re.M)
+        assert (loading / "loading.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_every_get_waits(self, loading):
+        timings = lines_of(loading / "loading.jsonl")["timing"]
+        wall_s = {t["contender"]: t["wall_s"][0] for t in timings if t["row"] == "latency"}
+        assert wall_s["zarr chunks"] >= 2 * N_ROWS // 64 * 0.03
+
+    def test_a_second_epoch_is_timed_alone(self, modules, folder):
+        found = json.loads(self.probe(modules, folder, "hand-written", "raw.h5", epochs=2).stdout)
+        assert found["is_shuffled"]
+        assert found["n_pieces"] == 1
+        assert 0 < found["added_bytes"] < 400 * 2**20
+
+    @pytest.mark.parametrize("contender", PEERS)
+    def test_a_peer_hands_over_every_row(self, modules, folder, contender):
+        self.check_peer(modules, folder, contender, PEERS[contender])
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("contender", SLOW_PEERS)
+    def test_a_slow_peer_hands_over_every_row(self, modules, folder, contender):
+        self.check_peer(modules, folder, contender, SLOW_PEERS[contender])
+
+    def check_peer(self, modules, folder, contender, package):
+        found = json.loads(self.probe(modules, folder, contender, "zstd.zarr").stdout)
+        if importlib.util.find_spec(package) is None:
+            assert found == {"absent": f"{package} is not installed"}
+            return
+        assert found["is_shuffled"] == ("unshuffled" not in contender)
+        assert 0 < found["first_s"] <= found["wall_s"]
+        assert found["n_bytes"] == N_ROWS * (128 * 128 + 64 * 64) * 4
+
+    def test_rows_that_do_not_come_fail_the_probe(self, modules, folder):
+        done = self.probe(modules, folder, "zarr chunks", "zstd.zarr", n_rows=N_ROWS + 64)
+        assert done.returncode != 0
+        assert "not each of 320 once" in done.stderr
+
+    def test_rows_that_come_twice_or_unpaired_are_noticed(self, modules):
+        probe, piece = modules("load_probe"), modules("load_job").Piece
+        rows = {v: np.arange(4.0)[:, None, None] for v in "xy"}
+        seen = probe.Seen()
+        seen.add(piece(rows, np.arange(4)))
+        assert not seen.check(4)
+        seen.add(piece(rows))
+        with pytest.raises(ValueError, match="'x': 8 rows came, not each of 4 once"):
+            seen.check(4)
+        with pytest.raises(ValueError, match="'y': rows"):
+            seen.add(piece({"x": rows["x"], "y": rows["y"][::-1]}))
+        with pytest.raises(ValueError, match="'x': rows"):
+            seen.add(piece(rows, np.arange(1, 5)))
+
+    @pytest.mark.parametrize("is_good", [True, False])
+    def test_each_target_is_judged_by_its_bound(self, modules, monkeypatch, tmp_path, is_good):
+        local, waits = modules("load_local"), modules("load_waits")
+        data = modules("load_data").Data(tmp_path, 16384)
+        for module in (local, waits):
+            monkeypatch.setattr(module, "make", lambda data, store: data.path(store))
+        monkeypatch.setattr(waits, "served", lambda folder: contextlib.nullcontext({}))
+        bench = CannedBench(modules, data, 0.99 if is_good else 1.01)
+        rows = modules("loading").ROWS
+        judged = [f for row in rows for f in rows[row](bench) if f.target is not None]
+        assert len(judged) == 12
+        for figure in judged:
+            assert figure.verdict.startswith("met" if is_good else "missed"), figure
+
+    def test_the_server_answers_ranges_and_lists(self, modules, tmp_path, monkeypatch):
+        import obstore
+        from obstore.store import S3Store
+
+        server = modules("load_server")
+        (tmp_path / "a/b").mkdir(parents=True)
+        (tmp_path / "a/b/c").write_bytes(b"0123456789")
+        (tmp_path / "a/d").write_bytes(b"x")
+        monkeypatch.setattr(server.Handler, "folder", tmp_path, raising=False)
+        monkeypatch.setattr(server.Handler, "wait_s", 0.0, raising=False)
+        with server.Server(("127.0.0.1", 0), server.Handler) as listening:
+            thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
+            thread.start()
+            store = S3Store(
+                server.BUCKET,
+                endpoint=f"http://127.0.0.1:{listening.server_address[1]}",
+                access_key_id="a",
+                secret_access_key="b",
+                client_options={"allow_http": True, "timeout": "5s"},
+                retry_config={"max_retries": 0, "retry_timeout": timedelta(seconds=5)},
+            )
+            assert bytes(obstore.get_range(store, "a/b/c", start=2, end=5)) == b"234"
+            assert obstore.head(store, "a/b/c")["size"] == 10
+            level = obstore.list_with_delimiter(store, "a")
+            assert [found["path"] for found in level["objects"]] == ["a/d"]
+            assert list(level["common_prefixes"]) == ["a/b"]
+            with pytest.raises(FileNotFoundError):
+                obstore.get(store, "a/e")
+            listening.shutdown()
+            thread.join()
+
+
+class CannedBench:
+    """Measures nothing; ours is `off` times what the targets allow, of every other."""
+
+    rounds, absent = 1, {}
+
+    def __init__(self, modules, data, off):
+        self.modules, self.data, self.off = modules, data, off
+
+    def measure(self, row, jobs, environment=None):
+        return {name: self.measured(row, name, job) for name, job in jobs.items()}
+
+    def measured(self, row, name, job):
+        ours = name.startswith("jaxstore")
+        wall_s = self.off if ours else OTHERS_S.get((row, name), 1.0)
+        if row == "latency":
+            wall_s = 0.5 + 0.6 * wall_s
+        if row == "step":
+            wall_s = 64 * 0.02 + 0.2 * wall_s if job.step_s else 1.0
+        run = {
+            "wall_s": wall_s,
+            "cpu_s": 0.5 * self.off,
+            "open_s": 0.5,
+            "first_s": 0.1 * self.off,
+            "added_bytes": 1.15 * self.modules("load_local").NEEDED_BYTES * self.off,
+        }
+        return self.modules("load_bench").Measured((run,))
+
+
+OTHERS_S = {
+    ("zarr_raw", "cat"): 0.5,
+    ("zarr_raw", "insitubatch"): 3.0,
+    ("zarr_zstd", "read + decode"): 0.85,
+    ("hdf5_raw", "h5py slices"): 2.0,
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import threading
 
 import jax
@@ -267,3 +268,27 @@ def test_a_loader_describes_itself(pair):
     told = js.Loader({"x": source}, batch_size=100).describe()
     assert told.reads_per_chunk == 1
     assert told.stored_chunks == 16
+
+
+def test_a_loader_is_not_pickled(pair):
+    with pytest.raises(TypeError, match="Send its source and settings"):
+        pickle.dumps(js.Loader(pair, batch_size=100))
+
+
+def test_any_epoch_can_be_looked_at_and_the_position_stays(pair):
+    loader = js.Loader(pair, batch_size=100, to="numpy")
+    third = [batch.rows for batch in loader.iterate(2, 4)]
+    assert len(third) == 6
+    assert (loader.epoch, loader.state()["batch"]) == (0, 0)
+    list(loader)
+    list(loader)
+    assert loader.epoch == 2
+    assert all(np.array_equal(a, b.rows) for a, b in zip(third, list(loader)[4:], strict=True))
+    with pytest.raises(ValueError, match="epoch must be a whole number >= 0"):
+        loader.iterate(-1)
+
+
+def test_a_batch_of_anything_shows_itself(pair):
+    batch = next(iter(js.Loader(pair, batch_size=100)))
+    assert repr(batch) == "<Batch 0 of epoch 0 x: (100, 2, 3) float32, y: (100,) int32>"
+    assert "y: (100,)>" in repr(jax.tree.map(jnp.shape, batch))

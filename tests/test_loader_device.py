@@ -62,6 +62,13 @@ def test_batches_go_to_any_sharding(source, mesh, spec):
         same(batches, list(plain))
 
 
+def test_a_batch_that_a_sharding_does_not_divide_is_refused_at_once(source, mesh):
+    sharding = NamedSharding(mesh, P(("data", "model")))
+    with pytest.raises(js.MismatchError, match=r"a batch of 30 rows .* devices divide"):
+        js.Loader(source, batch_size=30, sharding=sharding)
+    assert source["x"].is_closed
+
+
 def test_the_memory_of_a_batch_is_used_again_and_only_when_nobody_has_it(source):
     loader = js.Loader(source, batch_size=20, to="numpy", prefetch=0)
     places = set()

@@ -35,11 +35,24 @@ SECTIONS = {
 }
 
 
+# What a loader prints of itself.
+DESCRIPTION = "".join(re.findall(r"^```text\n(.*?)^```$", README, re.M | re.S))
+
+
 def test_there_is_code_to_run() -> None:
-    assert set(SECTIONS) == {"Save", "Extend"}
+    assert set(SECTIONS) == {"Save", "Load", "Extend"}
+    assert DESCRIPTION
 
 
-@pytest.mark.parametrize(("section", "shown"), [("Save", "theta[north]"), ("Extend", "0 [1.5]")])
+@pytest.mark.parametrize(
+    ("section", "shown"),
+    [
+        ("Save", "theta[north]"),
+        ("Load", DESCRIPTION),
+        ("Extend", "0 [1.5]"),
+        ("Extend", "\n9801.0"),
+    ],
+)
 def test_the_code_runs(
     section: str,
     shown: str,

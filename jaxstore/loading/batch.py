@@ -36,9 +36,14 @@ class Batch:
         return self.arrays[label]
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{k}: {tuple(v.shape)} {v.dtype}" for k, v in self.arrays.items())
+        shown = ", ".join(f"{label}: {_shown(value)}" for label, value in self.arrays.items())
         at = "" if self.index is None else f" {self.index} of epoch {self.epoch}"
         return f"<Batch{at} {shown}>"
+
+
+def _shown(value: Any) -> str:
+    # Leaves of a batch that went through a map over trees may be anything.
+    return f"{tuple(value.shape)} {value.dtype}" if hasattr(value, "dtype") else repr(value)
 
 
 def _flatten(batch: Batch) -> tuple[tuple[tuple[Any, Any], ...], None]:

@@ -118,6 +118,23 @@ def placement(to: To, where: Place, target: jax.Device | Sharding | None) -> Pla
     return OnDevices(where, target)
 
 
+def check_batch_size(target: jax.Device | Sharding | None, n_rows: int) -> None:
+    """Refuse batches that cannot be cut into equal parts.
+
+    Raises:
+        MismatchError: A sharding does not divide so many rows.
+    """
+    if not isinstance(target, Sharding):
+        return
+    try:
+        for_ndim(target, 1).shard_shape((n_rows,))
+    except ValueError as error:
+        raise MismatchError(
+            f"a batch of {n_rows} rows cannot be spread as {target}: {error}. Choose a batch_size "
+            "that its devices divide."
+        ) from error
+
+
 def for_ndim(sharding: Sharding, ndim: int) -> Sharding:
     """A sharding for arrays that have fewer axes than it names; rows stay where they are."""
     if isinstance(sharding, NamedSharding) and len(sharding.spec) > ndim:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from jaxstore.loading.assembly import Gather, host_batches
 from jaxstore.loading.batch import Batch, HostBatch
 from jaxstore.loading.blocks import Blocks
-from jaxstore.loading.device import Finish, Placement, check_dtypes
+from jaxstore.loading.device import Finish, Global, Placement, check_batch_size, check_dtypes
 from jaxstore.loading.gather import HostGather
 from jaxstore.loading.gather_device import DeviceGather
 from jaxstore.loading.options import Destination, Work
@@ -153,12 +153,14 @@ def make_engine(
     """The engine of a recipe.
 
     Raises:
-        MismatchError: JAX would change values.
+        MismatchError: JAX would change values, or a sharding does not divide a batch.
     """
     schedule = recipe.schedule
     if destination.to == "jax" and destination.batch_transform is None:
         check_dtypes(recipe.specs())
     target = destination.target
+    is_global = isinstance(goal, Global)
+    check_batch_size(target, schedule.batch_size if is_global else len(recipe.positions))
 
     def gather(recipe: Recipe, blocks: Blocks) -> Gather:
         if destination.shuffles_on_device:

@@ -28,6 +28,7 @@ class EpochIterator:
         n_batches: Of the epoch.
         prefetch: Batches made ahead by a thread; 0 makes them here.
         shows_progress: Whether to show a bar.
+        before: Called before a batch is given.
         report: Is told where this is, and what it cost up to there.
     """
 
@@ -39,11 +40,12 @@ class EpochIterator:
         *,
         prefetch: int,
         shows_progress: bool,
+        before: Callable[[], None] | None,
         report: Callable[[Position, EpochStatistics], None] | None,
     ) -> None:
         self._position = start
         self._n_batches = n_batches
-        self._report = report
+        self._before, self._report = before, report
         self._clock = Clock()
         self._began: float | None = None
         self._bar = Bar(
@@ -68,6 +70,8 @@ class EpochIterator:
         if self._began is None:
             self._began = asked
         try:
+            if self._before is not None:
+                self._before()
             batch: Batch = next(self._batches)
         except BaseException:
             self._tell(self._position)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, NoReturn, Self
 
 import jax
 from jax.sharding import Sharding
@@ -168,12 +168,13 @@ class Loader:
         self._work = work
         self._identity = identity_of(self._recipe, selection.n_rows)
         self._position = self._next = Position(0, 0)
+        self._waits_for_programs = False
         self._last_epoch: EpochStatistics | None = None
         self._data: str | None = None  # found out when it is first asked for: that reads
 
     def __iter__(self) -> EpochIterator:
         start = self._next
-        batches = self.iterate(start.epoch, start.batch, report=self._told)
+        batches = self._batches(start, before=self._waited, report=self._told)
         self._position, self._next = start, Position(start.epoch + 1, 0)
         return batches
 
@@ -181,36 +182,20 @@ class Loader:
         """Batches that the next `for` gives."""
         return self._recipe.schedule.n_batches(self._next.epoch) - self._next.batch
 
-    def iterate(
-        self,
-        epoch: int,
-        batch: int = 0,
-        *,
-        report: Callable[[Position, EpochStatistics], None] | None = None,
-    ) -> EpochIterator:
+    def iterate(self, epoch: int, batch: int = 0) -> EpochIterator:
         """The batches of any epoch from one of them on; the position of the loader stays.
 
         Args:
             epoch: Counted from 0.
             batch: Of the epoch.
-            report: Called after each batch with where it is now, and what it cost.
 
         Raises:
             BusyError: The loader is closed.
             ValueError: Epoch or batch is no count.
         """
-        if self._is_closed:
-            raise BusyError("this loader is closed. Make a new one.")
         at_least("epoch", epoch, 0)
         at_least("batch", batch, 0)
-        return EpochIterator(
-            self._engine.batches,
-            Position(epoch, batch),
-            self._recipe.schedule.n_batches(epoch),
-            prefetch=self._work.prefetch,
-            shows_progress=self._work.shows_progress,
-            report=report,
-        )
+        return self._batches(Position(epoch, batch))
 
     def state(self) -> dict[str, Json]:
         """Where the loader is, as small JSON: after the batch that it last gave.
@@ -239,6 +224,19 @@ class Loader:
             )
         self._position = self._next = self._settled(found)
 
+    def wait_for_programs(self) -> None:
+        """From now on give no batch before all programs that JAX was given are through.
+
+        `collector.register_data_loader` asks for it: the position is taken while a program runs,
+        and must be that of its batch.
+        """
+        self._waits_for_programs = True
+
+    @property
+    def epoch(self) -> int:
+        """Of the batch that comes next."""
+        return self._position.epoch
+
     @property
     def last_epoch(self) -> EpochStatistics | None:
         """What the epoch that was last looped over cost, up to its last batch; None before."""
@@ -265,15 +263,44 @@ class Loader:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Loader is not pickled: it has threads, files and credentials. Send its source and "
+            "settings, make it there, and give its state() to restore()."
+        )
+
     def __repr__(self) -> str:
         return f"<{self.describe()}>"
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self.describe()))}</pre>"
 
+    def _batches(
+        self,
+        start: Position,
+        *,
+        before: Callable[[], None] | None = None,
+        report: Callable[[Position, EpochStatistics], None] | None = None,
+    ) -> EpochIterator:
+        if self._is_closed:
+            raise BusyError("this loader is closed. Make a new one.")
+        return EpochIterator(
+            self._engine.batches,
+            start,
+            self._recipe.schedule.n_batches(start.epoch),
+            prefetch=self._work.prefetch,
+            shows_progress=self._work.shows_progress,
+            before=before,
+            report=report,
+        )
+
     def _close_sources(self) -> None:
         for source in self._sources.values():
             source.close()
+
+    def _waited(self) -> None:
+        if self._waits_for_programs:
+            jax.effects_barrier()
 
     def _told(self, position: Position, statistics: EpochStatistics) -> None:
         self._position = self._settled(position)

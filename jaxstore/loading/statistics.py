@@ -33,7 +33,8 @@ class EpochStatistics:
     @property
     def limiting_stage(self) -> str:
         """What to make faster: "step" (yours), "read", "gather", "transform" or "place"."""
-        if self.waited_s - self.first_batch_s <= _FEW * self.seconds:
+        start_s = self.first_batch_s if self.batches > 1 else 0.0
+        if self.waited_s - start_s <= _FEW * self.seconds:
             return "step"
         stages = ("read", "gather", "transform", "place")
         return max(stages, key=lambda stage: float(getattr(self, f"{stage}_s")))

@@ -15,7 +15,12 @@ from jaxstore.stores.base import Json
 
 @runtime_checkable
 class DataLoader(Protocol):
-    """Anything that knows its position as JSON."""
+    """Anything that knows its position as JSON.
+
+    The position is asked for on the host while the program goes on. So a loader whose batches a
+    loop in Python takes must not move on before the programs that were started are through: if it
+    has a method `wait_for_programs()`, that is called once, to tell it so.
+    """
 
     def state(self) -> Json:
         """The position: what `restore` needs to give what would have come next."""
@@ -52,6 +57,8 @@ class Loaders:
                 f"number {number + 1}. Register those that the run began with, in their order."
             )
         self._loaders.append(loader)
+        if wait := getattr(loader, "wait_for_programs", None):
+            wait()
         if self._expected:
             loader.restore(self._expected[number])
 
