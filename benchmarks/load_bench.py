@@ -16,12 +16,11 @@ from typing import Any
 from load_data import Data
 from load_job import Job
 from table import seconds
-from timing import Ratio, Timing, order, ratio, touch_memory
+from timing import Ratio, Timing, order, ratio
 
 PROBE = Path(__file__).parent / "load_probe.py"
 LIMIT_S = 600.0  # for one process; the slowest takes seconds
 ATTEMPTS = 3  # a peer may fail; insitubatch 0.2.0 does, about once in 40 epochs on a busy machine
-TOUCHED_BYTES = 3 * 2**29  # more than any contender takes
 
 
 class FailedError(RuntimeError):
@@ -73,9 +72,6 @@ class LoadBench:
         # A round that does not count fills the page cache; a single round is only to see it work.
         for turn in range(-1 if self.rounds > 1 else 0, self.rounds):
             for name in order(list(taken), max(turn, 0)):
-                if self.rounds > 1:
-                    # Each time: a virtual machine gives back what has been free for seconds.
-                    touch_memory(TOUCHED_BYTES)
                 run = probe(jobs[name], environment or {})
                 if "absent" in run:
                     print(f"  {name}: {run['absent']}", flush=True)

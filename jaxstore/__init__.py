@@ -13,6 +13,8 @@ from jaxstore.errors import (
 )
 from jaxstore.loading.batch import Batch
 from jaxstore.loading.describe import LoaderDescription
+from jaxstore.loading.feed import Feed, feed
+from jaxstore.loading.feed_state import FeedState
 from jaxstore.loading.geometry import ArrayGeometry
 from jaxstore.loading.loader import Loader
 from jaxstore.loading.opening import ensure_local_dir, open_geometries, store_from_url
@@ -60,6 +62,8 @@ __all__ = [
     "DataLoader",
     "EpochStatistics",
     "ExistsError",
+    "Feed",
+    "FeedState",
     "FormatError",
     "HDF5Collector",
     "HDF5Storage",
@@ -90,6 +94,7 @@ __all__ = [
     "dedup_ratio",
     "dict_to_pytree",
     "ensure_local_dir",
+    "feed",
     "no_save",
     "open_ensemble",
     "open_geometries",
