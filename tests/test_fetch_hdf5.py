@@ -17,8 +17,9 @@ from row_sources import rows_of
 from jaxstore.errors import BusyError, FormatError, MissingError
 from jaxstore.loading.fetch_hdf5 import open_hdf5_arrays
 from jaxstore.loading.fetch_hdf5_codec import chunk_decoder
-from jaxstore.loading.fetch_hdf5_direct import ChunkedRows, ContiguousRows, Scratch
+from jaxstore.loading.fetch_hdf5_direct import ChunkedRows, ContiguousRows
 from jaxstore.loading.fetch_hdf5_sliced import SlicedRows
+from jaxstore.loading.fetch_scratch import Scratch
 
 RNG = np.random.default_rng(0)
 SHAPE, CHUNKS = (37, 6, 10), (8, 6, 10)
@@ -449,13 +450,13 @@ def test_threads_read_while_another_holds_the_lock_of_hdf5(tmp_path):
 
 def test_memory_to_decode_in_is_used_again_but_by_its_thread_alone():
     scratch = Scratch()
-    mine = scratch.take("decoded", 100)
+    mine = scratch.decoded(100)
     found = []
-    thread = threading.Thread(target=lambda: found.append(scratch.take("decoded", 100)))
+    thread = threading.Thread(target=lambda: found.append(scratch.decoded(100)))
     thread.start()
     thread.join()
-    assert np.shares_memory(mine, scratch.take("decoded", 50))
-    assert not np.shares_memory(mine, scratch.take("encoded", 100))
+    assert np.shares_memory(mine, scratch.decoded(50))
+    assert not np.shares_memory(mine, scratch.encoded(100))
     assert not np.shares_memory(mine, found[0])
 
 

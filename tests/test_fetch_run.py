@@ -20,7 +20,8 @@ from row_sources import rows_of
 
 import jaxstore as js
 from jaxstore.loading import fetch_run_manifest
-from jaxstore.loading.fetch_hdf5_direct import ChunkedRows, chunks_along
+from jaxstore.loading.fetch import chunks_along
+from jaxstore.loading.fetch_hdf5_direct import ChunkedRows
 from jaxstore.loading.fetch_memory import MemoryRows
 from jaxstore.loading.fetch_run import FirstRows, open_run_arrays
 from jaxstore.loading.fetch_store import StoreRows

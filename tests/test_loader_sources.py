@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import h5py
 import hdf5plugin
 import jax
@@ -117,3 +119,41 @@ def draws_in(loader):
         assert (draws[mask] == batch.rows[mask][:, None, None]).all()
         seen += batch.rows[mask].tolist()
     return sorted(seen)
+
+
+class CountingStore(zarr.storage.WrapperStore):
+    """Notes which chunks are asked for, and how many of them at a time."""
+
+    def __init__(self, store):
+        super().__init__(store)
+        self.chunks = []
+        self.most_at_once = self.at_once = 0
+
+    async def get(self, key, prototype, byte_range=None):
+        if "/c/" not in key:
+            return await super().get(key, prototype, byte_range)
+        self.chunks.append(key)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await asyncio.sleep(0.005)  # so that requests meet
+            return await super().get(key, prototype, byte_range)
+        finally:
+            self.at_once -= 1
+
+
+@pytest.mark.parametrize("sharding", [{}, {"shards": 16, "rows": 4}])
+@pytest.mark.parametrize("max_inflight", [1, 5])
+def test_each_chunk_or_shard_is_fetched_once_per_epoch(sharding, max_inflight):
+    store = CountingStore(zarr.storage.MemoryStore())
+    zarr_copy(store, **sharding)
+    store.most_at_once = 0
+    # What is left in memory at the end of an epoch need not be fetched in the next one.
+    for epoch in (0, 1):
+        store.chunks.clear()
+        fresh = js.Loader(store, max_inflight=max_inflight, **ORDER)
+        list(fresh.iterate(epoch))
+        assert sorted(store.chunks) == sorted(
+            [f"x/c/{i}/0/0" for i in range(15)] + [f"y/c/{i}" for i in range(15)]
+        )
+    assert store.most_at_once == max_inflight

@@ -41,6 +41,16 @@ class Batch:
         return f"<Batch{at} {shown}>"
 
 
+def count_of(n_rows: int) -> np.number[Any]:
+    """Rows of a split as JAX can hold them: where its integers are too narrow, a float.
+
+    >>> count_of(1000).item()
+    1000
+    """
+    wide = jax.dtypes.canonicalize_dtype(np.int64)
+    return wide.type(n_rows) if n_rows <= np.iinfo(wide).max else np.float32(n_rows)
+
+
 def _shown(value: Any) -> str:
     # Leaves of a batch that went through a map over trees may be anything.
     return f"{tuple(value.shape)} {value.dtype}" if hasattr(value, "dtype") else repr(value)

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from jaxstore.errors import MismatchError
-from jaxstore.loading.batch import Batch, HostBatch
+from jaxstore.loading.batch import Batch, HostBatch, count_of
 from jaxstore.loading.buffers import Spec
 from jaxstore.loading.epoch import share
 from jaxstore.loading.geometry import Array
@@ -181,7 +181,7 @@ class Finish:
     ) -> None:
         self._where = where
         self._batch_size = batch_size
-        self._count = observation_count
+        self._count = count_of(observation_count)
         self._transform = None if transform is None else jax.jit(_keyed(transform))
 
     def batch(self, host: HostBatch) -> Batch:

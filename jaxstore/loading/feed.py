@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
 from jaxstore.errors import MismatchError
-from jaxstore.loading.batch import Batch
+from jaxstore.loading.batch import Batch, count_of
 from jaxstore.loading.device import DeviceTransform
 from jaxstore.loading.feed_host import Host
 from jaxstore.loading.feed_state import (
@@ -145,7 +145,7 @@ class Source:
 
     def __init__(self, host: Host, n_rows: int, transform: DeviceTransform | None) -> None:
         self._host = host
-        self._count = _count_of(n_rows)
+        self._count = count_of(n_rows)
         self._transform = transform
         self._refill = make_refill(host.take)
 
@@ -228,9 +228,3 @@ def _checked_chain(chain: ArrayLike, chains: int | None) -> tuple[Array, Array]:
         if np.asarray(chain) >= chains:
             raise ValueError(f"init_batch: chain {chain} of {chains}. Give chain < chains.")
     return jnp.asarray(chain), jnp.asarray(chains)
-
-
-def _count_of(n_rows: int) -> Any:
-    """Rows of the split as JAX can hold them: beyond int32 a float, if it is set to 32 bits."""
-    wide = jax.dtypes.canonicalize_dtype(np.int64)
-    return np.asarray(n_rows, wide if n_rows <= np.iinfo(wide).max else np.float32)

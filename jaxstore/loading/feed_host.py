@@ -63,6 +63,7 @@ class Host:
         self._failed: frozenset[int] | None = None  # numbers that were asked for then, if known
         self._has_failed = False
         self._is_released = False
+        self._is_closed = parts.is_closed
         self._buffers: dict[int, Buffers] = {}  # of the last number of lanes
         self._lock = threading.Lock()  # guards all above: devices call on their own threads
         specs = recipe.specs() if recipe.batch_transform is None else self._specs_found()
@@ -149,6 +150,8 @@ class Host:
     def _check_open(self) -> None:
         if self._is_released:
             raise BusyError("this feed was released. Make a new one: js.feed(loader).")
+        if self._is_closed():
+            raise BusyError("the loader of this feed was closed. Close it after the release.")
 
     def _check_loader(self, found: Array) -> None:
         if np.any(found != self.identity):

@@ -1,13 +1,17 @@
 """What a stored array is to the loader: chunks of rows that many threads read at once.
 
-Owned here: the contract. Each format has a file of its own: `fetch_zarr`, `fetch_hdf5`,
-`fetch_run`, `fetch_memory`; which of them a place needs is `opening`.
+Owned here: the contract, and where a stored chunk lies among the rows of its chunk. Each format
+has a file of its own: `fetch_zarr`, `fetch_hdf5`, `fetch_run`, `fetch_memory`; which of them a
+place needs is `opening`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Protocol, runtime_checkable
+
+import numpy as np
 
 from jaxstore.errors import FormatError
 from jaxstore.loading.geometry import Array, ArrayGeometry
@@ -67,3 +71,22 @@ def unreadable(name: str, location: str, index: Index, what: str) -> FormatError
         f"{name!r} in {location}: chunk {index} {what.rstrip('.')}. Restore it from a copy, or "
         "leave its rows out of the split."
     )
+
+
+def chunks_along(geometry: ArrayGeometry, chunk: int) -> list[Index]:
+    """The stored chunks that hold the rows of a chunk."""
+    geometry.samples_in_chunk(chunk)  # raises where there is none
+    counts = [range(-(-n // c)) for n, c in zip(geometry.shape, geometry.chunks, strict=True)]
+    counts[geometry.axis] = range(chunk, chunk + 1)
+    return list(product(*counts))
+
+
+def place_in(geometry: ArrayGeometry, index: Index, rows: Array) -> Array:
+    """Where a stored chunk belongs in the rows of its chunk: a view, axes in stored order."""
+    region = [
+        slice(i * c, min((i + 1) * c, n))
+        for i, c, n in zip(index, geometry.chunks, geometry.shape, strict=True)
+    ]
+    region[geometry.axis] = slice(None)
+    moved: Array = np.moveaxis(rows, 0, geometry.axis)
+    return moved[tuple(region)]

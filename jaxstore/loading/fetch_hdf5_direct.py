@@ -12,15 +12,15 @@ import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import h5py
 import numpy as np
 
 from jaxstore.errors import BusyError
-from jaxstore.loading.fetch import Index, unreadable
+from jaxstore.loading.fetch import Index, chunks_along, place_in, unreadable
 from jaxstore.loading.fetch_hdf5_codec import HEAD_BYTES, TAIL_BYTES, ChunkDecoder
+from jaxstore.loading.fetch_scratch import Scratch
 from jaxstore.loading.geometry import Array, ArrayGeometry
 
 _NOWHERE = 2**64 - 1  # what HDF5 says of a chunk that has no place
@@ -68,21 +68,6 @@ class DataFile:
         """
         if offset + n_bytes > self.n_bytes:
             raise ValueError(f"is cut short: the file ends before its {n_bytes} bytes do")
-
-
-class Scratch(threading.local):
-    """Memory to decode in, of each thread its own, used again."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, Array] = {}
-
-    def take(self, use: str, n_bytes: int) -> Array:
-        """Bytes for one use; what was in them before is lost."""
-        found = self._buffers.get(use)
-        if found is None or found.size < n_bytes:
-            self._buffers.pop(use, None)  # first, so that there are never both
-            found = self._buffers[use] = np.empty(n_bytes, np.uint8)
-        return found[:n_bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,15 +184,15 @@ class ChunkedRows:
             if lies_together:
                 file.fill(target, offset)
                 return
-            block = file.scratch.take("decoded", n_bytes)
+            block = file.scratch.decoded(n_bytes)
             file.fill(block, offset)
         else:
-            data = file.scratch.take("encoded", HEAD_BYTES + n_packed + TAIL_BYTES)
+            data = file.scratch.encoded(HEAD_BYTES + n_packed + TAIL_BYTES)
             file.fill(data[HEAD_BYTES : HEAD_BYTES + n_packed], offset)
             if lies_together and target.shape == chunks:
                 block = target.reshape(-1).view(np.uint8)
             else:
-                block = file.scratch.take("decoded", n_bytes)
+                block = file.scratch.decoded(n_bytes)
             self._decode(file, data, block, skipped=skipped)
             if lies_together and target.shape == chunks:
                 return
@@ -216,7 +201,7 @@ class ChunkedRows:
 
     def _decode(self, file: DataFile, data: Array, out: Array, *, skipped: int) -> None:
         def spare(n_bytes: int) -> Array:
-            return file.scratch.take("unpacked", n_bytes)
+            return file.scratch.unpacked(n_bytes)
 
         try:
             self.decoder.decode(data, out, skipped=skipped, spare=spare)
@@ -250,7 +235,7 @@ class ContiguousRows:
             if g.axis == 0 and target.dtype == self.stored:
                 file.fill(target, start)
                 return target.nbytes
-            block = file.scratch.take("decoded", target.nbytes)
+            block = file.scratch.decoded(target.nbytes)
             runs = block.reshape(math.prod(target.shape[: g.axis]), -1)
             for i, run in enumerate(runs):  # one per index of the axes before
                 file.fill(run, start + i * g.n_samples * item_bytes)
@@ -262,25 +247,6 @@ class ContiguousRows:
     def close(self) -> None:
         """Let go of the file."""
         self.file = None
-
-
-def chunks_along(geometry: ArrayGeometry, chunk: int) -> list[Index]:
-    """The stored chunks that hold the rows of a chunk."""
-    geometry.samples_in_chunk(chunk)  # raises where there is none
-    counts = [range(-(-n // c)) for n, c in zip(geometry.shape, geometry.chunks, strict=True)]
-    counts[geometry.axis] = range(chunk, chunk + 1)
-    return list(product(*counts))
-
-
-def place_in(geometry: ArrayGeometry, index: Index, rows: Array) -> Array:
-    """Where a stored chunk belongs in the rows of its chunk: a view, axes in stored order."""
-    region = [
-        slice(i * c, min((i + 1) * c, n))
-        for i, c, n in zip(index, geometry.chunks, geometry.shape, strict=True)
-    ]
-    region[geometry.axis] = slice(None)
-    moved: Array = np.moveaxis(rows, 0, geometry.axis)
-    return moved[tuple(region)]
 
 
 def opened[T](file: T | None, name: str, location: str) -> T:

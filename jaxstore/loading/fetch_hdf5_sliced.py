@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 
 from jaxstore.errors import BusyError
-from jaxstore.loading.fetch import Index, unreadable
-from jaxstore.loading.fetch_hdf5_direct import DataFile, chunks_along, opened, place_in
+from jaxstore.loading.fetch import Index, chunks_along, place_in, unreadable
+from jaxstore.loading.fetch_hdf5_direct import DataFile, opened
 from jaxstore.loading.geometry import Array, ArrayGeometry
 
 

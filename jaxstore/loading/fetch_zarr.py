@@ -6,19 +6,16 @@ the bytes mean is `fetch_zarr_codec`, requests and their errors are `stores.blob
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from jaxstore.errors import FormatError, MissingError
-from jaxstore.loading.fetch import Index, RowSource, unreadable
+from jaxstore.loading.fetch import Index, RowSource, chunks_along, place_in, unreadable
+from jaxstore.loading.fetch_scratch import Scratch
 from jaxstore.loading.fetch_zarr_codec import PlainCodec
 from jaxstore.loading.fetch_zarr_documents import find_arrays
 from jaxstore.loading.fetch_zarr_metadata import Stored, stored_array
-from jaxstore.loading.fetch_zarr_scratch import Scratch
 from jaxstore.loading.geometry import Array, ArrayGeometry
 from jaxstore.stores.blobs import Blobs, blobs_at
 from jaxstore.stores.zarr3_hierarchy import key_of
@@ -85,15 +82,11 @@ class ZarrSource:
 
     def stored_chunks(self, chunk: int) -> Sequence[Index]:
         """The stored chunks that hold the rows of a chunk."""
-        g = self.geometry
-        counts = [-(-n // size) for n, size in zip(g.shape, g.chunks, strict=True)]
-        axes = [range(n) for n in counts]
-        axes[g.axis] = range(chunk, chunk + 1)
-        return list(itertools.product(*axes))
+        return chunks_along(self.geometry, chunk)
 
     def read(self, index: Index, rows: Array) -> int:
         """Read and decode one stored chunk into its place; bytes that were fetched."""
-        part = self._part(index, rows)
+        part = place_in(self.geometry, index, rows.view(self.stored.bits))
         try:
             n_bytes = self._fetch(self._key(index), part)
         except ValueError as error:
@@ -121,14 +114,6 @@ class ZarrSource:
             return None
         codec.decode(data, part, self.scratch)
         return int(data.nbytes)
-
-    def _part(self, index: Index, rows: Array) -> Array:
-        """Where a stored chunk belongs, in the order of the stored axes."""
-        g = self.geometry
-        corner = zip(index, g.chunks, strict=True)
-        region = [slice(i * size, (i + 1) * size) for i, size in corner]
-        region[g.axis] = slice(None)
-        return np.moveaxis(rows.view(self.stored.bits), 0, g.axis)[tuple(region)]
 
     def _key(self, index: Index) -> str:
         return key_of(self.folder, self.stored.metadata.encode_chunk_key(index))

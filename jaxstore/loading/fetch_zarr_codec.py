@@ -22,7 +22,7 @@ from zarr.abc.codec import CodecPipeline
 from zarr.core.array_spec import ArraySpec
 from zarr.core.sync import sync
 
-from jaxstore.loading.fetch_zarr_scratch import Scratch
+from jaxstore.loading.fetch_scratch import Scratch
 from jaxstore.loading.geometry import Array
 from jaxstore.stores.frames import blosc_bytes, unpack, zstd_bytes
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxstore.loading.fetch_scratch import Scratch
 from jaxstore.loading.fetch_zarr_codec import ChunkCodec, PlainCodec
-from jaxstore.loading.fetch_zarr_scratch import Scratch
 from jaxstore.loading.geometry import Array
 
 _ABSENT = 2**64 - 1  # as offset and size of an inner chunk

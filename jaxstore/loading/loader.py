@@ -18,7 +18,7 @@ from jaxstore.errors import BusyError, FormatError
 from jaxstore.loading.building import make_recipe, open_variables, select
 from jaxstore.loading.describe import LoaderDescription, describe
 from jaxstore.loading.device import DeviceTransform, To, placement
-from jaxstore.loading.engine import Engine, make_engine, plan_memory
+from jaxstore.loading.engine import make_engine, plan_memory
 from jaxstore.loading.epoch import Remainder
 from jaxstore.loading.identity import data_digest, identity_of
 from jaxstore.loading.iteration import EpochIterator
@@ -42,9 +42,9 @@ class Parts(NamedTuple):
     """What a loader is made of, for `feed`."""
 
     recipe: Recipe
-    engine: Engine
     destination: Destination
     work: Work
+    is_closed: Callable[[], bool]
 
 
 class Loader:
@@ -161,7 +161,7 @@ class Loader:
             )
             self._memory = plan_memory(self._recipe, work)
             self._engine = make_engine(self._recipe, self._memory, destination, goal)
-            self.parts = Parts(self._recipe, self._engine, destination, work)
+            self.parts = Parts(self._recipe, destination, work, lambda: self._is_closed)
         except BaseException:
             self._close_sources()
             raise
