@@ -8,6 +8,7 @@ import itertools
 
 import h5py
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -222,3 +223,21 @@ def test_the_feed_of_a_loader_that_was_closed_says_so():
         loader.close()
         with pytest.raises(BusyError, match=r"loader .* was closed"):
             next_batch(state)
+
+
+def test_the_error_of_another_program_is_not_told_by_the_release():
+    """JAX keeps an error of a callback for whoever waits next."""
+
+    def fail():
+        raise ZeroDivisionError("not ours")
+
+    def run():
+        jax.block_until_ready(jax.jit(lambda: jax.experimental.io_callback(fail, None))())
+        jax.effects_barrier()
+
+    init_batch, next_batch, release = feed(load())
+    next_batch(init_batch())
+    with pytest.raises(jax.errors.JaxRuntimeError, match="not ours"):
+        run()
+    release()
+    assert not our_threads()

@@ -139,7 +139,7 @@ def test_rows_that_are_dropped_come_within_two_epochs(pair):
 
 
 def test_each_chunk_is_read_once_per_epoch_and_never_too_many_at_a_time():
-    source = CountingSource("x", numbered(N_ROWS), 64, pause_s=0.001)
+    source = CountingSource("x", numbered(N_ROWS), 64, pause_s=0.02)
     loader = js.Loader({"x": source}, batch_size=100, window_chunks=3, max_inflight=5)
     for _ in range(2):
         source.chunks.clear()

@@ -7,7 +7,6 @@ https://doi.org/10.1016/j.softx.2024.101722).
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -62,8 +61,7 @@ class Feed(Functions):
         if not isinstance(error, jax.errors.JaxRuntimeError):
             self.host.end()  # after Ctrl-C nobody wants to wait for the program
             return
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            self.host.release()
+        self.host.release()
         original = self.host.error_once()
         if original is not None:
             raise original from error

@@ -26,6 +26,7 @@ from jaxstore.loading.feed_stream import Stream
 from jaxstore.loading.geometry import Array
 from jaxstore.loading.identity import identity_of
 from jaxstore.loading.loader import Parts
+from jaxstore.loading.programs import wait_for_programs
 from jaxstore.loading.randomness import as_words
 
 # One host call costs about 100 µs whatever it carries; more than this gains nothing.
@@ -61,7 +62,6 @@ class Host:
         self.identity = _number_of(identity_of(recipe, recipe.n_split_rows))
         self._error: BaseException | None = None
         self._failed: frozenset[int] | None = None  # numbers that were asked for then, if known
-        self._has_failed = False
         self._is_released = False
         self._is_closed = parts.is_closed
         self._buffers: dict[int, Buffers] = {}  # of the last number of lanes
@@ -107,7 +107,7 @@ class Host:
                     self._error = None
             except BaseException as error:
                 # Raising stops the program, but JAX turns any type into its own.
-                self._error, self._has_failed = error, True
+                self._error = error
                 self._failed = None if wanted is None else frozenset(wanted)
                 raise
         lead = asks.shape
@@ -132,13 +132,8 @@ class Host:
     def release(self) -> None:
         """Wait for programs that still run, then end."""
         if not self._is_released:
-            try:
-                jax.effects_barrier()
-            except jax.errors.JaxRuntimeError:
-                if not self._has_failed:  # then it is the error of something else
-                    raise
-            finally:
-                self.end()
+            wait_for_programs()
+            self.end()
 
     def end(self) -> None:
         """End threads and let go of memory; programs that still run are stopped."""

@@ -31,6 +31,7 @@ from jaxstore.loading.options import (
     parse_work,
 )
 from jaxstore.loading.position import Position, position_in, state_of
+from jaxstore.loading.programs import wait_for_programs
 from jaxstore.loading.recipe import BatchTransform, Recipe
 from jaxstore.loading.split import SplitManifest, SplitName
 from jaxstore.loading.statistics import EpochStatistics
@@ -300,7 +301,7 @@ class Loader:
 
     def _waited(self) -> None:
         if self._waits_for_programs:
-            jax.effects_barrier()
+            wait_for_programs()
 
     def _told(self, position: Position, statistics: EpochStatistics) -> None:
         self._position = self._settled(position)

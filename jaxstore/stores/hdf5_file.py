@@ -103,6 +103,10 @@ def open_file(path: Path, mode: str) -> h5py.File:
                     continue
                 raise _busy(path, is_read=is_read) from error
             if "already open" in str(error):
+                # So have readers in this process, of which HDF5 says it in other words.
+                if mode == "r+" and "read-only" in str(error) and time.monotonic() < until:
+                    time.sleep(_PAUSE_S)
+                    continue
                 raise BusyError(f"{path} cannot be opened with mode={mode!r}: {error}") from error
             raise FormatError(
                 f"{path} is not a readable HDF5 file: {_what(path)} ({error})"
