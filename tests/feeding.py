@@ -56,4 +56,5 @@ def assert_equal(found, wanted):
 
 
 def our_threads():
-    return [t.name for t in threading.enumerate() if t.name.startswith("jaxstore")]
+    ours = ("jaxstore-read", "jaxstore-prefetch")  # not the writers of other tests
+    return [t.name for t in threading.enumerate() if t.name.startswith(ours)]

@@ -119,15 +119,14 @@ class S3Server:
         return found
 
     def _listed(self, path: str, tag: str) -> list[str]:
-        body = self.request("GET", path).decode()
-        assert "<IsTruncated>true" not in body, "more than one page of 1000"
-        return [html.unescape(text) for text in re.findall(f"<{tag}>([^<]*)", body)]
-
-    def new_bucket(self) -> str:
-        """The name of a new, empty bucket."""
-        name = f"bucket-{next(_bucket_numbers)}"
-        self.request("PUT", f"/{name}")
-        return name
+        found, page = [], path
+        while True:
+            body = self.request("GET", page).decode()
+            found += [html.unescape(text) for text in re.findall(f"<{tag}>(.*?)</{tag}>", body)]
+            token = re.search("<NextContinuationToken>(.*?)</NextContinuationToken>", body)
+            if token is None:
+                return found
+            page = f"{path}&continuation-token={quote(html.unescape(token[1]), safe='')}"
 
 
 def free_port() -> int:

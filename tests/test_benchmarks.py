@@ -26,11 +26,15 @@ N_TARGETS = 20  # besides peers, of whom some may not be installed
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
+    return run_saving(tmp_path_factory)
+
+
+def run_saving(tmp_path_factory, *arguments):
     pytest.importorskip("matplotlib")
     out, draws = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("draws")
     environment = {name: text for name, text in os.environ.items() if name != "XLA_FLAGS"}
     script = BENCHMARKS / "saving.py"
-    sizes = ["--quick", "--scale", "0.001"]
+    sizes = ["--quick", "--scale", "0.001", *arguments]
     subprocess.run(
         [sys.executable, script, *sizes, "--out", out, "--dir", draws],
         env=environment,
@@ -55,6 +59,19 @@ def lines_of(path):
     return found
 
 
+def test_a_row_has_figures_a_table_and_a_picture(tmp_path_factory):
+    out = run_saving(tmp_path_factory, "--only", "chains")
+    figures = lines_of(out / "saving.jsonl")["figure"]
+    assert figures
+    table = (out / "saving.md").read_text(encoding="utf-8")
+    for figure in figures:
+        assert figure["row"] == "chains"
+        assert math.isfinite(figure["value"])
+        assert figure["what"] in table
+    assert (out / "saving.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow  # a minute
 def test_every_row_has_figures_and_they_are_numbers(lines):
     assert {figure["row"] for figure in lines["figure"]} == ROWS
     for figure in lines["figure"]:
@@ -65,6 +82,7 @@ def test_every_row_has_figures_and_they_are_numbers(lines):
             assert math.isfinite(figure["value"])
 
 
+@pytest.mark.slow  # a minute
 def test_every_target_is_judged(lines):
     judged = [f for f in lines["figure"] if f["target"] and f["row"] != "peers"]
     assert len(judged) == N_TARGETS
@@ -72,12 +90,14 @@ def test_every_target_is_judged(lines):
     assert sum(f["row"] == "peers" and f["target"] is not None for f in lines["figure"]) >= 3
 
 
+@pytest.mark.slow  # a minute
 def test_a_run_calls_the_host_no_more_often_than_it_flushes(lines):
     calls = [f for f in lines["figure"] if f["what"].startswith("host calls")]
     assert len(calls) == 2
     assert all(0 < f["value"] <= 1 for f in calls)
 
 
+@pytest.mark.slow  # a minute
 def test_the_lines_say_where_and_with_what_it_was_measured(lines):
     (configuration,) = lines["configuration"]
     assert configuration["rounds"] == 3
@@ -86,6 +106,7 @@ def test_the_lines_say_where_and_with_what_it_was_measured(lines):
     assert all(len(t["wall_s"]) == 3 for t in lines["timing"] if "wall_s" in t)
 
 
+@pytest.mark.slow  # a minute
 def test_the_table_and_the_picture_show_the_same_figures(results, lines):
     table = (results / "saving.md").read_text(encoding="utf-8")
     assert all(f["what"] in table for f in lines["figure"])

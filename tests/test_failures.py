@@ -1,11 +1,13 @@
 """Failures arrive as themselves, and what came before them is readable."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import h5py
 import jax
@@ -374,6 +376,27 @@ def test_an_abandoned_collector_is_committed_when_the_program_ends(tmp_path):
     assert np.asarray(run.samples)[0].tolist() == list(range(n))
 
 
+def kill_some_time_after_a_commit(program, path, *, after_s):
+    """Run a program with the path of its run, and kill it; nothing depends on how fast it is."""
+    process = subprocess.Popen([sys.executable, "-c", program, path])
+    try:
+        until = time.monotonic() + 100
+        while not committed(path):
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        time.sleep(after_s)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def committed(path):
+    with contextlib.suppress(js.JaxstoreError):
+        return int(js.open_run(path).sample_count.max(initial=0))
+    return 0
+
+
 def test_a_killed_slow_run_has_the_tail_that_was_committed(tmp_path):
     program = textwrap.dedent(
         """
@@ -390,12 +413,7 @@ def test_a_killed_slow_run_has_the_tail_that_was_committed(tmp_path):
     counts = []
     for round_ in range(2):
         path = tmp_path / f"{round_}.zarr"
-        process = subprocess.Popen([sys.executable, "-c", program, path])
-        try:
-            process.wait(timeout=3 + 0.37 * round_)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill_some_time_after_a_commit(program, path, after_s=0.1 + 0.37 * round_)
         run = js.open_run(path)
         n = int(run.sample_count[0])
         counts.append(n)
@@ -418,12 +436,7 @@ def test_a_killed_run_opens_and_every_committed_draw_is_exact(tmp_path):
     )
     for suffix in ("zarr", "h5"):
         path = tmp_path / f"run.{suffix}"
-        process = subprocess.Popen([sys.executable, "-c", program, path])
-        try:
-            process.wait(timeout=4)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill_some_time_after_a_commit(program, path, after_s=0.5)
         run = js.open_run(path)
         assert run.state == "running"
         n = int(run.sample_count[0])

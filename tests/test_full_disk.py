@@ -32,7 +32,7 @@ SLOW = pytest.mark.slow
     ("suffix", "how"),
     [
         ("zarr", "scan"),
-        ("h5", "triple"),
+        pytest.param("h5", "triple", marks=SLOW),
         pytest.param("zarr", "triple", marks=SLOW),
         pytest.param("h5", "scan", marks=SLOW),
     ],
@@ -46,10 +46,10 @@ def test_a_run_goes_on_in_the_same_process_once_there_is_room(
 @pytest.mark.parametrize(
     ("suffix", "how"),
     [
-        ("h5", "scan"),
+        ("h5", "triple"),
         pytest.param("zarr", "triple", marks=SLOW),
         pytest.param("zarr", "scan", marks=SLOW),
-        pytest.param("h5", "triple", marks=SLOW),
+        pytest.param("h5", "scan", marks=SLOW),
     ],
 )
 def test_a_run_goes_on_in_another_process_once_there_is_room(

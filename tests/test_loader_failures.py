@@ -17,7 +17,8 @@ N_ROWS = 300
 
 
 def no_threads_are_left():
-    return not [t for t in threading.enumerate() if t.name.startswith("jaxstore")]
+    ours = ("jaxstore-read", "jaxstore-prefetch")
+    return not [t for t in threading.enumerate() if t.name.startswith(ours)]
 
 
 @pytest.fixture

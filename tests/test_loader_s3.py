@@ -72,4 +72,5 @@ def test_a_service_that_is_gone_is_an_error_and_no_hang(url, s3_proxy, monkeypat
     s3_proxy.inject(Reset())
     with pytest.raises(OSError, match=r"s3://.* reading '"):
         list(batches)
-    assert not [t for t in threading.enumerate() if t.name.startswith("jaxstore")]
+    ours = ("jaxstore-read", "jaxstore-prefetch")
+    assert not [t for t in threading.enumerate() if t.name.startswith(ours)]

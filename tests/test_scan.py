@@ -59,7 +59,7 @@ def test_one_chain_without_a_chain_axis_in_its_samples():
     assert_same(jax.tree.map(lambda a: a[0], run.samples), want)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     n=st.integers(0, 60), thin=st.integers(1, 7), burn_in=st.integers(0, 20),
     slots=st.sampled_from([None, 1, 3, 8]),
