@@ -128,6 +128,12 @@ class S3Server:
                 return found
             page = f"{path}&continuation-token={quote(html.unescape(token[1]), safe='')}"
 
+    def new_bucket(self) -> str:
+        """The name of a new, empty bucket."""
+        name = f"bucket-{next(_bucket_numbers)}"
+        self.request("PUT", f"/{name}")
+        return name
+
 
 def free_port() -> int:
     """A port of loopback that nobody listens on now."""
