@@ -8,6 +8,7 @@ from pathlib import Path
 from figures import Figure
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from table import number
 
 MET, MISSED = "#3a7d5c", "#c0533e"
@@ -39,6 +40,8 @@ def draw(figures: Sequence[Figure], path: Path, *, title: str) -> None:
     low, high = min([0.5, *margins]), max([2, *margins])
     axes.set_xlim(low / 3, high * 4)
     axes.set_xlabel("times better than the target; left of 1 it is missed")
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title, fontsize=7, loc="right")  # which is long, and may reach to the left
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.spines[["top", "right"]].set_visible(False)
     canvas.savefig(path, dpi=130)
