@@ -34,7 +34,8 @@ class Variable:
         axis: The sample axis; None is what the source says, the first one if it says nothing.
         transform: Makes new rows of the rows of a chunk, (rows, *shape) to (rows, *new shape). It
             must treat each row alone. It is called once per chunk, and its result kept.
-        output: Shape and dtype of one row after `transform`; None if they stay.
+        output: Shape and dtype of one row after `transform`; None finds them out by a try on a row
+            of zeros.
 
     Raises:
         ValueError: The window has no row, or `output` is given without `transform`.
