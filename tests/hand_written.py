@@ -4,16 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxstore.saving.layout import (
-    ITERATION,
-    MANIFEST,
-    array_specs,
-    chunking_of,
-    layout_of,
-    manifest_of,
-)
+from jaxstore.saving.layout import array_specs, chunking_of, layout_of, manifest_of
 from jaxstore.saving.record import Record
 from jaxstore.stores.dtypes import fill_value, from_stored
+from jaxstore.stores.run_format import ITERATION, MANIFEST
 
 SAMPLE = {"x": jnp.zeros(3, jnp.float32), "deep": {"n": jnp.int32(0), "key": jax.random.key(0)}}
 CHUNK_DRAWS = 4

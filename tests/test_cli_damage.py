@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 import jaxstore as js
 from jaxstore import cli
-from jaxstore.saving.layout import MANIFEST
 from jaxstore.stores.memory import MemoryStore
+from jaxstore.stores.run_format import MANIFEST
 
 
 def run_cli(*words):

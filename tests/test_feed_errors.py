@@ -17,11 +17,12 @@ from jax.sharding import SingleDeviceSharding
 
 from jaxstore.errors import BusyError, FormatError, MismatchError
 from jaxstore.loading.device import placement
-from jaxstore.loading.engine import make_engine, plan_memory
+from jaxstore.loading.engine import make_engine
 from jaxstore.loading.feed import feed
 from jaxstore.loading.feed_host import Host
 from jaxstore.loading.feed_stream import Stream
 from jaxstore.loading.loader import Loader
+from jaxstore.loading.memory import plan_memory
 from jaxstore.topology import Place
 
 
@@ -77,7 +78,8 @@ class TestErrors:
     @pytest.mark.parametrize("is_ahead", [False, True])
     def test_what_is_read_ahead_is_an_error_when_it_is_asked_for(self, damaged, is_ahead):
         parts = load(damaged, shuffle=False, window_chunks=1).parts
-        goal = placement("numpy", Place(0, 1, "alone"), None)
+        size = parts.recipe.schedule.batch_size
+        goal = placement("numpy", Place(0, 1, "alone"), None, size)
         memory = plan_memory(parts.recipe, parts.work)
         engine = make_engine(parts.recipe, memory, parts.destination, goal)
         stream = Stream(engine, parts.recipe.schedule, is_ahead=is_ahead)

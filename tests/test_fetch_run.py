@@ -19,7 +19,6 @@ import zarr
 from row_sources import rows_of
 
 import jaxstore as js
-from jaxstore.loading import fetch_run_manifest
 from jaxstore.loading.fetch import chunks_along
 from jaxstore.loading.fetch_hdf5_direct import ChunkedRows
 from jaxstore.loading.fetch_memory import MemoryRows
@@ -28,7 +27,6 @@ from jaxstore.loading.fetch_store import StoreRows
 from jaxstore.loading.fetch_zarr import ZarrSource
 from jaxstore.loading.geometry import ArrayGeometry
 from jaxstore.loading.opening import open_arrays
-from jaxstore.saving import layout
 from jaxstore.stores.location import open_store
 from jaxstore.stores.memory import MemoryStore
 
@@ -318,9 +316,6 @@ class TestDamage:
         self.change(path, lambda manifest: manifest.update(format_version=3))
         with pytest.raises(js.FormatError, match="run format 3, this jaxstore reads up to 2"):
             open_arrays(path)
-
-    def test_the_newest_format_is_that_which_is_written(self):
-        assert fetch_run_manifest.NEWEST_FORMAT == layout.FORMAT_VERSION
 
     def test_a_manifest_that_is_none_is_refused(self, path):
         self.change(path, lambda manifest: manifest.update(leaves=3))

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxstore as js
-from jaxstore.saving.layout import MANIFEST, layout_from_manifest, layout_of, manifest_of
+from jaxstore.saving.layout import layout_from_manifest, layout_of, manifest_of
 from jaxstore.saving.untrusted import CHECKSUM, brief, check_depth, sealed
 from jaxstore.stores.memory import MemoryStore
+from jaxstore.stores.run_format import MANIFEST
 
 SETTINGS = {"length": 10, "nested": {"b": [1, None, 2.5], "a": "ü", "nan": float("inf")}}
 

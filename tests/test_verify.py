@@ -11,12 +11,12 @@ from storing import STREAMING, feed, make
 
 import jaxstore as js
 from jaxstore.saving import verify as module
-from jaxstore.saving.layout import MANIFEST
 from jaxstore.saving.record import Mark, Record
 from jaxstore.saving.tail import Piece, put_tail
 from jaxstore.saving.untrusted import CHECKSUM, sealed
 from jaxstore.stores.base import ArraySpec
 from jaxstore.stores.memory import MemoryStore
+from jaxstore.stores.run_format import MANIFEST
 from jaxstore.stores.zarr3 import ZarrStore
 
 COLLECTORS = {"zarr": (js.ZarrCollector, "run.zarr"), "hdf5": (js.HDF5Collector, "run.h5")}

@@ -30,8 +30,8 @@ from jaxstore.face.model import (
     parameters_of,
 )
 from jaxstore.face.picture import draw_run, refuse_foreign, write_picture
-from jaxstore.saving.layout import MANIFEST
 from jaxstore.stores.location import open_store
+from jaxstore.stores.run_format import MANIFEST
 
 MADE_BY = "jaxstore demo"
 # All that a demo run has at its top; with anything else in it, `--fresh` removes nothing.

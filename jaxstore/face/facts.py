@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from jaxstore.errors import FormatError, MissingError
-from jaxstore.saving.layout import MANIFEST
 from jaxstore.saving.record import Record
 from jaxstore.saving.run import Run, run_in
 from jaxstore.saving.snapshot_stream import parse_record
@@ -21,6 +20,7 @@ from jaxstore.saving.storage_reader import open_storage
 from jaxstore.sizes import size
 from jaxstore.stores.base import Json, Store
 from jaxstore.stores.location import open_store
+from jaxstore.stores.run_format import MANIFEST
 from jaxstore.stores.urls import is_url, local_path
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jaxstore.loading.column import kept_bytes
-from jaxstore.loading.engine import Memory
 from jaxstore.loading.epoch import n_windows
+from jaxstore.loading.memory import Memory
 from jaxstore.loading.recipe import Recipe
 from jaxstore.sizes import size
 

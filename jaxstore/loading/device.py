@@ -7,6 +7,7 @@ value is changed on the way. JAX makes int32 of int64 without a word unless it i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import jax
@@ -30,92 +31,88 @@ DeviceTransform = Callable[[dict[str, jax.Array], jax.Array], Arrays]
 class Placement(Protocol):
     """Where batches go."""
 
-    def positions(self, batch_size: int) -> Rows:
+    @property
+    def positions(self) -> Rows:
         """Of each batch, which this process fills."""
         ...
 
-    def place(self, values: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+    def place(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Arrays of this process's rows, where they belong."""
         ...
 
 
+@dataclass(frozen=True, slots=True)
 class OnHost:
     """NumPy arrays of this process's share."""
 
-    def __init__(self, where: Place) -> None:
-        self._where = where
+    positions: Rows
 
-    def positions(self, batch_size: int) -> Rows:
-        """A run of positions."""
-        return share(batch_size, self._where.rank, self._where.size)
-
-    def place(self, values: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+    def place(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The arrays as they are."""
         return dict(values)
 
 
+@dataclass(frozen=True, slots=True)
 class OnDevices:
     """Arrays of this process's share, on a device or over the devices of this process."""
 
-    def __init__(self, where: Place, target: jax.Device | Sharding | None) -> None:
-        self._where = where
-        self._target = target
+    positions: Rows
+    target: jax.Device | Sharding | None
 
-    def positions(self, batch_size: int) -> Rows:
-        """A run of positions."""
-        return share(batch_size, self._where.rank, self._where.size)
-
-    def place(self, values: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+    def place(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """One transfer for all of them."""
         check_dtypes(values)
-        target = self._target
+        target = self.target
         if not isinstance(target, Sharding):
             return dict(jax.device_put(dict(values), target))
         targets = {label: for_ndim(target, np.ndim(value)) for label, value in values.items()}
         return dict(jax.device_put(dict(values), targets))
 
 
+@dataclass(frozen=True, slots=True)
 class Global:
     """Arrays of whole batches over the devices of several processes."""
 
-    def __init__(self, sharding: Sharding) -> None:
-        self._sharding = sharding
+    positions: Rows  # that the devices of this process hold
+    sharding: Sharding
+    batch_size: int
 
-    def positions(self, batch_size: int) -> Rows:
-        """Those that the devices of this process hold."""
-        parts = for_ndim(self._sharding, 1).addressable_devices_indices_map((batch_size,))
-        held = np.zeros(batch_size, bool)
-        for index in parts.values():
-            held[(index or (slice(None),))[0]] = True
-        return np.flatnonzero(held)
-
-    def place(self, values: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+    def place(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Each device of this process gets its part; all processes together have the batch."""
         check_dtypes(values)
-        positions = self.positions(batch_size)
 
         def put(value: Array) -> jax.Array:
-            shape = (batch_size, *value.shape[1:])
+            shape = (self.batch_size, *value.shape[1:])
 
             def part(index: tuple[slice, ...] | None) -> Array:
                 rows, *inner = index or (slice(None),)
-                start, stop, _ = rows.indices(batch_size)
-                first, last = np.searchsorted(positions, [start, stop])
+                start, stop, _ = rows.indices(self.batch_size)
+                first, last = np.searchsorted(self.positions, [start, stop])
                 return value[(slice(int(first), int(last)), *inner)]
 
-            sharding = for_ndim(self._sharding, value.ndim)
+            sharding = for_ndim(self.sharding, value.ndim)
             return jax.make_array_from_callback(shape, sharding, part, dtype=value.dtype)
 
         return {label: put(value) for label, value in values.items()}
 
 
-def placement(to: To, where: Place, target: jax.Device | Sharding | None) -> Placement:
+def placement(
+    to: To, where: Place, target: jax.Device | Sharding | None, batch_size: int
+) -> Placement:
     """Where batches go, by what a caller asks for."""
-    if to == "numpy":
-        return OnHost(where)
-    if isinstance(target, Sharding) and not target.is_fully_addressable:
-        return Global(target)
-    return OnDevices(where, target)
+    if to == "jax" and isinstance(target, Sharding) and not target.is_fully_addressable:
+        return Global(_held_here(target, batch_size), target, batch_size)
+    positions = share(batch_size, where.rank, where.size)
+    return OnHost(positions) if to == "numpy" else OnDevices(positions, target)
+
+
+def _held_here(sharding: Sharding, batch_size: int) -> Rows:
+    """Positions of a batch that the devices of this process hold."""
+    parts = for_ndim(sharding, 1).addressable_devices_indices_map((batch_size,))
+    held = np.zeros(batch_size, bool)
+    for index in parts.values():
+        held[(index or (slice(None),))[0]] = True
+    return np.flatnonzero(held)
 
 
 def check_batch_size(target: jax.Device | Sharding | None, n_rows: int) -> None:
@@ -167,35 +164,30 @@ class Finish:
 
     Args:
         where: They go.
-        batch_size: Of all processes together.
         observation_count: Rows of the split.
         transform: Of arrays and a key per row, compiled once.
     """
 
     def __init__(
-        self,
-        where: Placement,
-        batch_size: int,
-        observation_count: int,
-        transform: DeviceTransform | None,
+        self, where: Placement, observation_count: int, transform: DeviceTransform | None
     ) -> None:
         self._where = where
-        self._batch_size = batch_size
         self._count = count_of(observation_count)
         self._transform = None if transform is None else jax.jit(_keyed(transform))
 
     def batch(self, host: HostBatch) -> Batch:
         """A batch as its user gets it."""
-        placed = self._where.place({**host.arrays, _MASK: host.mask}, self._batch_size)
+        seeds = {} if self._transform is None else {_SEEDS: as_words(host.seeds)}
+        placed = self._where.place({**host.arrays, _MASK: host.mask, **seeds})
         mask = placed.pop(_MASK)
         arrays: Arrays = placed
         if self._transform is not None:
-            words = self._where.place({_MASK: as_words(host.seeds)}, self._batch_size)[_MASK]
+            words = placed.pop(_SEEDS)
             arrays = self._transform(placed, words)
         return Batch(dict(arrays), mask, self._count, host.rows, host.epoch, host.index)
 
 
-_MASK = "\0mask"  # beside labels of users, of which none is this
+_MASK, _SEEDS = "\0mask", "\0seeds"  # beside labels of users, of which these are none
 
 
 def _keyed(transform: DeviceTransform) -> Callable[[dict[str, jax.Array], jax.Array], Arrays]:

@@ -6,7 +6,6 @@ time have memory of their own; the first to end leaves its for the next.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -18,17 +17,15 @@ from jaxstore.loading.blocks import Blocks
 from jaxstore.loading.device import Finish, Global, Placement, check_batch_size, check_dtypes
 from jaxstore.loading.gather import HostGather
 from jaxstore.loading.gather_device import DeviceGather
-from jaxstore.loading.options import Destination, Work
+from jaxstore.loading.memory import Memory
+from jaxstore.loading.options import Destination
 from jaxstore.loading.position import Position
 from jaxstore.loading.recipe import Recipe
 from jaxstore.loading.statistics import Clock
 
-_REMOTE_INFLIGHT = 32  # 16 hid 30 ms per request in measurements; services have longer tails
-_MOST_LOCAL_INFLIGHT = 8
-
 
 @dataclass(frozen=True, slots=True)
-class _Memory:
+class _Room:
     """What one epoch works in."""
 
     blocks: Blocks
@@ -40,8 +37,7 @@ class Engine:
 
     Args:
         recipe: What they are made of.
-        n_slots: Chunks of each column in memory.
-        max_inflight: Reads at the same time.
+        memory: That an epoch takes.
         gather: Makes what puts batches together.
         finish: The last step.
     """
@@ -49,18 +45,16 @@ class Engine:
     def __init__(
         self,
         recipe: Recipe,
-        n_slots: tuple[int, ...],
+        memory: Memory,
         *,
-        max_inflight: int,
-        gather: Callable[[Recipe, Blocks], Gather],
+        gather: Callable[[Blocks], Gather],
         finish: Finish,
     ) -> None:
         self._recipe = recipe
-        self._n_slots = n_slots
-        self._max_inflight = max_inflight
+        self._memory = memory
         self._gather = gather
         self._finish = finish
-        self._idle: _Memory | None = None
+        self._idle: _Room | None = None
         self._is_over = False
         self._lock = threading.Lock()  # guards these two
 
@@ -75,13 +69,13 @@ class Engine:
     def _made[T](
         self, start: Position, clock: Clock, finish: Callable[[HostBatch], T]
     ) -> Generator[T]:
-        memory = self._take()
-        memory.blocks.open()
-        clock.reads = memory.blocks.reads
+        room = self._take()
+        room.blocks.open()
+        clock.reads = room.blocks.reads
         coming = host_batches(
             self._recipe,
-            memory.blocks,
-            memory.gather,
+            room.blocks,
+            room.gather,
             clock.timings,
             epoch=start.epoch,
             batch=start.batch,
@@ -98,53 +92,26 @@ class Engine:
                 yield made.pop()
         finally:
             coming.close()
-            memory.blocks.close()
-            self._give_back(memory)
+            room.blocks.close()
+            self._give_back(room)
 
-    def _take(self) -> _Memory:
+    def _take(self) -> _Room:
         with self._lock:
-            memory, self._idle = self._idle, None
-        if memory is not None:
-            return memory
-        blocks = Blocks(self._recipe.columns, self._n_slots, max_inflight=self._max_inflight)
-        return _Memory(blocks, self._gather(self._recipe, blocks))
+            room, self._idle = self._idle, None
+        if room is not None:
+            return room
+        plan = self._memory
+        blocks = Blocks(self._recipe.columns, plan.n_slots, max_inflight=plan.max_inflight)
+        return _Room(blocks, self._gather(blocks))
 
-    def _give_back(self, memory: _Memory) -> None:
+    def _give_back(self, room: _Room) -> None:
         with self._lock:
-            self._idle = None if self._is_over else memory
+            self._idle = None if self._is_over else room
 
     def forget(self) -> None:
         """Keep no memory for a next epoch."""
         with self._lock:
             self._is_over, self._idle = True, None
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What an epoch takes of it."""
-
-    n_slots: tuple[int, ...]  # chunks of each column
-    max_inflight: int
-    n_batches: int  # made and in the making, and one in use
-    thread_bytes: int  # stored chunks as they came, one per thread
-
-
-def plan_memory(recipe: Recipe, work: Work) -> Memory:
-    """How the memory that may be taken is used.
-
-    Raises:
-        TooLargeError: It is too little.
-    """
-    is_remote = any(column.source.is_remote for column in recipe.columns)
-    max_inflight = work.max_inflight or (
-        _REMOTE_INFLIGHT if is_remote else max(2, min(_MOST_LOCAL_INFLIGHT, _n_processors()))
-    )
-    largest = max(column.stored_chunk_bytes for column in recipe.columns)
-    n_batches = work.prefetch + 1
-    thread_bytes = max_inflight * largest
-    others = n_batches * recipe.batch_bytes + thread_bytes
-    slots = recipe.n_slots(work.memory_bytes, other_bytes=others)
-    return Memory(slots, max_inflight, n_batches, thread_bytes)
 
 
 def make_engine(
@@ -162,7 +129,7 @@ def make_engine(
     is_global = isinstance(goal, Global)
     check_batch_size(target, schedule.batch_size if is_global else len(recipe.positions))
 
-    def gather(recipe: Recipe, blocks: Blocks) -> Gather:
+    def gather(blocks: Blocks) -> Gather:
         if destination.shuffles_on_device:
             return DeviceGather(recipe, blocks, target)
         return HostGather(recipe, blocks)
@@ -170,12 +137,7 @@ def make_engine(
     transform = destination.device_transform
     return Engine(
         recipe,
-        memory.n_slots,
-        max_inflight=memory.max_inflight,
+        memory,
         gather=gather,
-        finish=Finish(goal, schedule.batch_size, schedule.n_rows, transform),
+        finish=Finish(goal, schedule.n_rows, transform),
     )
-
-
-def _n_processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -20,12 +20,13 @@ from jaxstore.errors import BusyError, MismatchError
 from jaxstore.loading.batch import HostBatch
 from jaxstore.loading.buffers import Buffers, Spec
 from jaxstore.loading.device import Global, check_dtypes, placement
-from jaxstore.loading.engine import make_engine, plan_memory
+from jaxstore.loading.engine import make_engine
 from jaxstore.loading.feed_state import Cached
 from jaxstore.loading.feed_stream import Stream
 from jaxstore.loading.geometry import Array
 from jaxstore.loading.identity import identity_of
 from jaxstore.loading.loader import Parts
+from jaxstore.loading.memory import plan_memory
 from jaxstore.loading.programs import wait_for_programs
 from jaxstore.loading.randomness import as_words
 
@@ -48,7 +49,8 @@ class Host:
 
     def __init__(self, parts: Parts, cached_batches: int | None) -> None:
         recipe, destination = parts.recipe, parts.destination
-        goal = placement(destination.to, destination.where, destination.target)
+        size = recipe.schedule.batch_size
+        goal = placement(destination.to, destination.where, destination.target, size)
         if isinstance(goal, Global):
             raise MismatchError(
                 "feed: the sharding of this loader goes over the devices of several processes, "

@@ -21,6 +21,7 @@ import numpy as np
 from numcodecs import blosc
 
 from jaxstore.loading.geometry import Array
+from jaxstore.stores.frames import unpack
 from jaxstore.stores.hdf5_codec import Filter
 from jaxstore.stores.limits import MOST_CHUNK_BYTES
 
@@ -95,7 +96,7 @@ class ChunkDecoder:
             if packing == _LZ4:
                 _unpack_lz4(data[:stop], unpacked, itemsize=1)
             else:
-                _unpack_blosc(data[HEAD_BYTES:stop], unpacked)
+                unpack("blosc", data[HEAD_BYTES:stop], unpacked)
             if itemsize > 1:
                 _unshuffle(whole, out, itemsize=itemsize)
 
@@ -195,17 +196,6 @@ def _unpack_lz4(data: Array, out: Array, *, itemsize: int) -> None:
         block = data[at - HEAD_BYTES : at + n_packed]
         _unpack(block, out[start : start + n_block], kind=_LZ4_FORMAT, itemsize=itemsize)
         at += n_packed
-
-
-def _unpack_blosc(frame: Array, out: Array) -> None:
-    head = frame[:16].tobytes().ljust(16, b"\0")
-    n_bytes, _, n_packed = struct.unpack("<III", head[4:])
-    # Blosc would read on beyond bytes that were cut short.
-    if n_packed != frame.size or n_bytes != out.size:
-        raise ValueError(
-            f"it has {frame.size} bytes for {out.size}, its header says {n_packed} for {n_bytes}"
-        )
-    _decompress(frame, out)
 
 
 def _decompress(frame: Array, out: Array) -> None:

@@ -6,7 +6,7 @@ Owned here: which arrays are in the memory of the host, NumPy's and those of oth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -122,8 +122,7 @@ class MemoryRows:
         whole = ArrayGeometry(name, values.shape, chunks, native, axis)
         n_rows = max(1, CHUNK_BYTES // max(1, whole.row_bytes))
         chunks = (*chunks[: whole.axis], n_rows, *chunks[whole.axis + 1 :])
-        geometry = ArrayGeometry(name, values.shape, chunks, native, axis)
-        return cls(geometry, np.moveaxis(values, axis, 0))
+        return cls(replace(whole, chunks=chunks), np.moveaxis(values, axis, 0))
 
     def stored_chunks(self, chunk: int) -> Sequence[Index]:
         """The chunk itself."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from jaxstore.errors import BusyError
-from jaxstore.loading.fetch import Index, RowSource
+from jaxstore.loading.fetch import Index, RowSource, place_in
 from jaxstore.loading.fetch_memory import MemoryRows
 from jaxstore.loading.fetch_run_manifest import arrays_of, draws_of, leaves_of, path_of, spec_of
 from jaxstore.loading.fetch_store import Held, StoreRows, rows_at_once
@@ -213,9 +213,7 @@ class FirstRows:
             return self.source.read(index, rows)
         block = np.empty((n_rows, *whole.inner_shape), whole.dtype)
         n_bytes = self.source.read(index, block)
-        region = [slice(i * c, (i + 1) * c) for i, c in zip(index, whole.chunks, strict=True)]
-        inner = (slice(None), *region[:_AXIS], *region[_AXIS + 1 :])
-        rows[inner] = block[inner][: len(rows)]
+        place_in(self.geometry, index, rows)[...] = place_in(whole, index, block[: len(rows)])
         return n_bytes
 
     def close(self) -> None:

@@ -11,10 +11,7 @@ from typing import Any
 from jaxstore.errors import BusyError, FormatError, MissingError
 from jaxstore.stores.base import ArraySpec, Json, Store
 from jaxstore.stores.dtypes import parse_dtype
-
-MANIFEST = "jaxstore"  # attribute of the root
-NEWEST_FORMAT = 2  # of a run, that is read here
-ITERATION = "iteration"  # of each group: the step at which each draw was taken
+from jaxstore.stores.run_format import FORMAT_VERSION, ITERATION, MANIFEST
 
 
 def is_run(store: Store) -> bool:
@@ -27,10 +24,10 @@ def arrays_of(store: Store) -> dict[str, Mapping[str, Json] | None]:
     """The arrays of a run by path, with what the manifest says of those that are leaves."""
     manifest: Json = store.attrs().get(MANIFEST)
     found = _parsed(lambda: int(manifest["format_version"]), "manifest", store)
-    if found > NEWEST_FORMAT:
+    if found > FORMAT_VERSION:
         raise FormatError(
             f"{store.location} has run format {found}, this jaxstore reads up to "
-            f"{NEWEST_FORMAT}. Update jaxstore."
+            f"{FORMAT_VERSION}. Update jaxstore."
         )
     leaves = _parsed(lambda: {str(leaf["name"]): dict(leaf) for leaf in manifest["leaves"]},
                      "manifest", store)  # fmt: skip

@@ -18,10 +18,11 @@ from jaxstore.errors import BusyError, FormatError
 from jaxstore.loading.building import make_recipe, open_variables, select
 from jaxstore.loading.describe import LoaderDescription, describe
 from jaxstore.loading.device import DeviceTransform, To, placement
-from jaxstore.loading.engine import make_engine, plan_memory
+from jaxstore.loading.engine import make_engine
 from jaxstore.loading.epoch import Remainder
 from jaxstore.loading.identity import data_digest, identity_of
 from jaxstore.loading.iteration import EpochIterator
+from jaxstore.loading.memory import plan_memory
 from jaxstore.loading.options import (
     Destination,
     Order,
@@ -155,10 +156,9 @@ class Loader:
         try:
             geometries = {name: found.geometry for name, found in self._sources.items()}
             selection = select(geometries, split=split, manifest=manifest, n_rows=n_rows)
-            goal = placement(to, destination.where, destination.target)
-            positions = goal.positions(batch_size)
+            goal = placement(to, destination.where, destination.target, batch_size)
             self._recipe = make_recipe(
-                given, self._sources, selection, order, destination, positions
+                given, self._sources, selection, order, destination, goal.positions
             )
             self._memory = plan_memory(self._recipe, work)
             self._engine = make_engine(self._recipe, self._memory, destination, goal)

@@ -7,6 +7,8 @@ SplitMix64 (Steele, Lea and Flood 2014, https://doi.org/10.1145/2660193.2660195)
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,12 +30,19 @@ def row_seeds(rows: Rows, *, seed: int, epoch: int) -> Seeds:
     >>> bool(a[2] == b[0]), len(set(a.tolist()))
     (True, 3)
     """
-    start = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
+    start = _start(seed, epoch)
     with np.errstate(over="ignore"):  # it counts modulo 2^64
         mixed = start + (rows.astype(np.uint64) + np.uint64(1)) * _STEP
         mixed = (mixed ^ (mixed >> _SHIFTS[0])) * _FACTORS[0]
         mixed = (mixed ^ (mixed >> _SHIFTS[1])) * _FACTORS[1]
         return mixed ^ (mixed >> _SHIFTS[2])
+
+
+@lru_cache(4)
+def _start(seed: int, epoch: int) -> np.uint64:
+    (start,) = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
+    found: np.uint64 = start
+    return found
 
 
 def as_words(seeds: Seeds) -> np.ndarray:

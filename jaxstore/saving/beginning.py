@@ -13,10 +13,11 @@ import numpy as np
 
 from jaxstore.errors import ExistsError
 from jaxstore.saving.block import HostArray
-from jaxstore.saving.layout import ITERATION, MANIFEST, Layout, manifest_of
+from jaxstore.saving.layout import Layout, manifest_of
 from jaxstore.saving.options import Options
 from jaxstore.saving.recorder import Recorder
 from jaxstore.stores.base import ArraySpec, Json, Store
+from jaxstore.stores.run_format import ITERATION, MANIFEST
 
 
 def begin_run(

@@ -15,9 +15,10 @@ import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from jaxstore.saving.layout import ITERATION, Layout
+from jaxstore.saving.layout import Layout
 from jaxstore.saving.stored import StoredArray
 from jaxstore.stores.base import Store
+from jaxstore.stores.run_format import ITERATION
 
 
 class LazyLeaf(BackendArray):

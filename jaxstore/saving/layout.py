@@ -27,11 +27,9 @@ from jaxstore.names import keys_to_json
 from jaxstore.saving import untrusted
 from jaxstore.saving.buffer import floor_power, is_key, raw_shapes
 from jaxstore.stores.base import ArraySpec, Json
+from jaxstore.stores.run_format import FORMAT_VERSION, ITERATION
 from jaxstore.tree import Leaf, leaf_names
 
-FORMAT_VERSION = 2  # 1 had no checksums and no checkpoints
-MANIFEST = "jaxstore"
-ITERATION = "iteration"
 RESERVED = frozenset({"chain", "draw", ITERATION})
 CHUNK_BYTES = 4 * 2**20  # aimed at; 1 to 16 MiB is where reads and writes both run at full speed
 MAX_CHUNK_BYTES = 16 * 2**20

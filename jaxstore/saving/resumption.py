@@ -13,18 +13,12 @@ from typing import Any
 from jaxstore.errors import MismatchError
 from jaxstore.saving.assembly import Strand
 from jaxstore.saving.checkpoint import Checkpoint, get_checkpoint
-from jaxstore.saving.layout import (
-    ITERATION,
-    MANIFEST,
-    Layout,
-    home_of,
-    layout_from_manifest,
-    manifest_of,
-)
+from jaxstore.saving.layout import Layout, home_of, layout_from_manifest, manifest_of
 from jaxstore.saving.record import Mark, Record
 from jaxstore.saving.recorder import Key, Recorder
 from jaxstore.saving.tail import Piece, put_tail, with_tail
 from jaxstore.stores.base import ArraySpec, Json, Store
+from jaxstore.stores.run_format import ITERATION, MANIFEST
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int64, PyTree
 
 from jaxstore.errors import FormatError
-from jaxstore.saving.layout import ITERATION, MANIFEST, LeafLayout, home_of, layout_from_manifest
+from jaxstore.saving.layout import LeafLayout, home_of, layout_from_manifest
 from jaxstore.saving.news import News
 from jaxstore.saving.record import Record
 from jaxstore.saving.report import Report
@@ -25,6 +25,7 @@ from jaxstore.saving.tail import with_tail
 from jaxstore.sizes import size
 from jaxstore.stores.base import Json, Store
 from jaxstore.stores.location import open_store
+from jaxstore.stores.run_format import ITERATION, MANIFEST
 from jaxstore.tree import nest
 
 MOST_LOOKS = 5  # at a run that commits while it is opened

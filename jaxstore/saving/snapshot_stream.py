@@ -23,11 +23,12 @@ import numpy as np
 from jaxstore.errors import FormatError
 from jaxstore.saving import untrusted
 from jaxstore.saving.block import HostArray
-from jaxstore.saving.layout import FORMAT_VERSION, MANIFEST, MAX_CHUNK_BYTES, versions
+from jaxstore.saving.layout import MAX_CHUNK_BYTES, versions
 from jaxstore.saving.snapshot_arrays import Region, Snapshot, SnapshotArray, Source
 from jaxstore.saving.writer import Writer
 from jaxstore.stores.base import ArraySpec, Json, Store
 from jaxstore.stores.dtypes import from_stored, stored_dtype, to_stored
+from jaxstore.stores.run_format import FORMAT_VERSION, MANIFEST
 
 TIME, DATA = "time", "data"
 KIND = "storage"

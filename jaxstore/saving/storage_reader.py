@@ -19,7 +19,6 @@ import numpy as np
 
 from jaxstore.errors import MismatchError, MissingError
 from jaxstore.saving.base_storage import Where
-from jaxstore.saving.layout import MANIFEST
 from jaxstore.saving.npz_file import read_npz
 from jaxstore.saving.snapshot_arrays import EnsembleArray, no_snapshots
 from jaxstore.saving.snapshot_stream import (
@@ -31,6 +30,7 @@ from jaxstore.saving.snapshot_stream import (
 )
 from jaxstore.stores.base import Store
 from jaxstore.stores.location import open_store
+from jaxstore.stores.run_format import MANIFEST
 from jaxstore.stores.urls import is_url, redact
 from jaxstore.topology import place
 

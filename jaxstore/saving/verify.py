@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxstore.errors import FormatError, MissingError
-from jaxstore.saving.layout import ITERATION, MANIFEST, Layout, home_of, layout_from_manifest
+from jaxstore.saving.layout import Layout, home_of, layout_from_manifest
 from jaxstore.saving.record import Record
 from jaxstore.saving.report import Damage, Report
 from jaxstore.saving.snapshot_stream import DATA, TIME, parse_record, tail_from_json
@@ -25,6 +25,7 @@ from jaxstore.saving.snapshot_stream import check_manifest as check_storage
 from jaxstore.saving.tail import Piece, TailedStore, get_blob, get_tail
 from jaxstore.stores.base import ArraySpec, Json, Store
 from jaxstore.stores.location import open_store
+from jaxstore.stores.run_format import ITERATION, MANIFEST
 
 PIECE_CHUNKS = 16  # along the draws, that a store looks at in one call; it may fetch them together
 MOST_DAMAGE = 10_000  # lines; a store with more is lost, and its lines would fill the memory
