@@ -15,9 +15,7 @@ from jaxstore.loading.batch import Batch
 from jaxstore.loading.describe import LoaderDescription
 from jaxstore.loading.feed import Feed, feed
 from jaxstore.loading.feed_state import FeedState
-from jaxstore.loading.geometry import ArrayGeometry
 from jaxstore.loading.loader import Loader
-from jaxstore.loading.opening import ensure_local_dir, open_geometries, store_from_url
 from jaxstore.loading.plan import ChunkRead, ReadPlan, build_read_plan, dedup_ratio
 from jaxstore.loading.shuffle import block_shuffled_order, chunk_permutation, shuffle_quality
 from jaxstore.loading.split import SplitManifest, SplitName, split_by_chunk
@@ -44,6 +42,8 @@ from jaxstore.saving.storages import HDF5Storage, NumpyStorage, ZarrStorage
 from jaxstore.saving.stored import StoredArray
 from jaxstore.saving.triple import save
 from jaxstore.saving.verify import verify
+from jaxstore.sources.geometry import ArrayGeometry
+from jaxstore.sources.opening import ensure_local_dir, open_geometries, store_from_url
 from jaxstore.tree import (
     dict_to_pytree,
     pytree_dict_keys,

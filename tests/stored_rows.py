@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from jaxstore.loading.geometry import ArrayGeometry
+from jaxstore.sources.geometry import ArrayGeometry
 
 
 def numbered(n_rows: int, shape: tuple[int, ...] = (3,), dtype: str = "f4") -> np.ndarray:

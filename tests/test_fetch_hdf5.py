@@ -15,11 +15,11 @@ import pytest
 from row_sources import rows_of
 
 from jaxstore.errors import BusyError, FormatError, MissingError
-from jaxstore.loading.fetch_hdf5 import open_hdf5_arrays
-from jaxstore.loading.fetch_hdf5_codec import chunk_decoder
-from jaxstore.loading.fetch_hdf5_direct import ChunkedRows, ContiguousRows
-from jaxstore.loading.fetch_hdf5_sliced import SlicedRows
-from jaxstore.loading.fetch_scratch import Scratch
+from jaxstore.sources.fetch_hdf5 import open_hdf5_arrays
+from jaxstore.sources.fetch_hdf5_codec import chunk_decoder
+from jaxstore.sources.fetch_hdf5_direct import ChunkedRows, ContiguousRows
+from jaxstore.sources.fetch_hdf5_sliced import SlicedRows
+from jaxstore.sources.fetch_scratch import Scratch
 
 RNG = np.random.default_rng(0)
 SHAPE, CHUNKS = (37, 6, 10), (8, 6, 10)
@@ -126,7 +126,7 @@ def test_any_axis_may_be_that_of_the_samples(tmp_path, options, axis):
 
 @pytest.mark.parametrize(("axis", "n_rows"), [(0, 8), (1, 1), (2, 6)])
 def test_a_dataset_without_chunks_is_cut_into_some(tmp_path, monkeypatch, axis, n_rows):
-    from jaxstore.loading import fetch_hdf5
+    from jaxstore.sources import fetch_hdf5
 
     monkeypatch.setattr(fetch_hdf5, "BLOCK_BYTES", 2000)
     monkeypatch.setattr(fetch_hdf5, "RUN_BYTES", 24)

@@ -8,8 +8,8 @@ import pytest
 from row_sources import rows_of
 
 from jaxstore.errors import FormatError
-from jaxstore.loading import fetch_memory
-from jaxstore.loading.fetch_memory import memory_arrays
+from jaxstore.sources import fetch_memory
+from jaxstore.sources.fetch_memory import memory_arrays
 
 RNG = np.random.default_rng(0)
 

@@ -19,14 +19,14 @@ import zarr
 from row_sources import rows_of
 
 import jaxstore as js
-from jaxstore.loading.fetch import chunks_along
-from jaxstore.loading.fetch_hdf5_direct import ChunkedRows
-from jaxstore.loading.fetch_memory import MemoryRows
-from jaxstore.loading.fetch_run import FirstRows, open_run_arrays
-from jaxstore.loading.fetch_store import StoreRows
-from jaxstore.loading.fetch_zarr import ZarrSource
-from jaxstore.loading.geometry import ArrayGeometry
-from jaxstore.loading.opening import open_arrays
+from jaxstore.sources.fetch import chunks_along
+from jaxstore.sources.fetch_hdf5_direct import ChunkedRows
+from jaxstore.sources.fetch_memory import MemoryRows
+from jaxstore.sources.fetch_run import FirstRows, open_run_arrays
+from jaxstore.sources.fetch_store import StoreRows
+from jaxstore.sources.fetch_zarr import ZarrSource
+from jaxstore.sources.geometry import ArrayGeometry
+from jaxstore.sources.opening import open_arrays
 from jaxstore.stores.location import open_store
 from jaxstore.stores.memory import MemoryStore
 

@@ -24,10 +24,10 @@ from zarr.codecs import (
 )
 
 from jaxstore.errors import FormatError, MissingError
-from jaxstore.loading.fetch import RowSource
-from jaxstore.loading.fetch_scratch import Scratch
-from jaxstore.loading.fetch_zarr import open_zarr_arrays
-from jaxstore.loading.fetch_zarr_codec import PipelineCodec
+from jaxstore.sources.fetch import RowSource
+from jaxstore.sources.fetch_scratch import Scratch
+from jaxstore.sources.fetch_zarr import open_zarr_arrays
+from jaxstore.sources.fetch_zarr_codec import PipelineCodec
 from jaxstore.stores.base import ArraySpec
 from jaxstore.stores.zarr3 import ZarrStore
 

@@ -16,7 +16,7 @@ from s3_server import SECRETS
 from test_fetch_zarr import only, rows_of, values_of
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from jaxstore.loading.fetch_zarr import open_zarr_arrays
+from jaxstore.sources.fetch_zarr import open_zarr_arrays
 from jaxstore.stores.blobs import FileBlobs
 
 SHAPE, CHUNKS = (20, 6), (8, 3)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxstore.loading.geometry import ArrayGeometry
+from jaxstore.sources.geometry import ArrayGeometry
 
 
 @st.composite

@@ -20,16 +20,17 @@ MAX_BODY_LINES = 45
 LAYERS = (
     ("errors", "names", "tree", "topology", "fingerprint", "sizes"),
     ("stores",),
+    ("sources",),
     WINGS,
     ("face",),
     ("cli",),
 )
 # Where a library may be imported, as prefixes of paths below jaxstore/.
 BORDERS = {
-    "h5py": ("stores/hdf5", "loading/fetch"),
+    "h5py": ("stores/hdf5", "sources/fetch"),
     "hdf5plugin": ("stores/hdf5",),
-    "zarr": ("stores/zarr3", "stores/blobs", "loading/fetch"),
-    "obstore": ("stores/blobs", "stores/zarr3", "loading/fetch"),
+    "zarr": ("stores/zarr3", "stores/blobs", "sources/fetch"),
+    "obstore": ("stores/blobs", "stores/zarr3", "sources/fetch"),
     "mpi4py": ("topology", "processing/engines"),
     "xarray": ("saving/datatree", "face/"),
     "arviz": ("face/",),

@@ -13,8 +13,8 @@ import zarr
 from row_sources import rows_of
 
 from jaxstore.errors import FormatError, MissingError
-from jaxstore.loading.fetch_hdf5_direct import ChunkedRows
-from jaxstore.loading.opening import (
+from jaxstore.sources.fetch_hdf5_direct import ChunkedRows
+from jaxstore.sources.opening import (
     ensure_local_dir,
     open_arrays,
     open_geometries,
@@ -260,7 +260,7 @@ def test_an_icechunk_session_is_a_place():
 
 def test_formats_are_imported_when_they_are_needed():
     code = (
-        "import sys, numpy as np, jaxstore.loading.opening as o\n"
+        "import sys, numpy as np, jaxstore.sources.opening as o\n"
         "o.open_geometries({'x': np.zeros((3, 2))})\n"
         "assert not {'h5py', 'zarr', 'obstore'} & set(sys.modules), 'imported'"
     )

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxstore.loading.geometry import ArrayGeometry
 from jaxstore.loading.plan import ReadPlan, build_read_plan, dedup_ratio
+from jaxstore.sources.geometry import ArrayGeometry
 
 
 def geometry_of(chunk: int, n_samples: int = 1000) -> ArrayGeometry:

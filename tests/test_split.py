@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxstore.errors import FormatError
-from jaxstore.loading.geometry import ArrayGeometry
 from jaxstore.loading.split import SplitManifest, SplitName, split_by_chunk
+from jaxstore.sources.geometry import ArrayGeometry
 
 FRACTIONS = st.lists(st.integers(0, 20), min_size=1, max_size=3).filter(any)
 

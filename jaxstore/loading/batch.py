@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike
 
-from jaxstore.loading.geometry import Array
 from jaxstore.loading.shuffle import Rows
+from jaxstore.sources.geometry import Array
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -18,8 +18,8 @@ from jaxtyping import Int64
 
 from jaxstore.errors import BusyError
 from jaxstore.loading.column import Column
-from jaxstore.loading.geometry import Array
 from jaxstore.loading.shuffle import Rows
+from jaxstore.sources.geometry import Array
 
 Chunks = Int64[np.ndarray, " chunks"]
 LastUse = Callable[[int, Chunks], Int64[np.ndarray, " chunks"]]  # column, chunks -> when next

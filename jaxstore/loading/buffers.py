@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxstore.loading.geometry import Array
+from jaxstore.sources.geometry import Array
 
 ALIGNMENT = 64  # bytes; below it JAX copies on the CPU (measured: 32 are copied)
 

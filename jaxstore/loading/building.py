@@ -14,14 +14,14 @@ import numpy as np
 from jaxstore.errors import MismatchError
 from jaxstore.loading.column import Column, columns_of
 from jaxstore.loading.epoch import Schedule
-from jaxstore.loading.fetch import RowSource
-from jaxstore.loading.geometry import ArrayGeometry
-from jaxstore.loading.opening import open_arrays
 from jaxstore.loading.options import Destination, Order
 from jaxstore.loading.recipe import Recipe
 from jaxstore.loading.shuffle import Rows
 from jaxstore.loading.split import SplitManifest, SplitName, split_by_chunk, split_name
 from jaxstore.loading.views import Variable, Variables, parse_variables, row_spans
+from jaxstore.sources.fetch import RowSource
+from jaxstore.sources.geometry import ArrayGeometry
+from jaxstore.sources.opening import open_arrays
 
 
 def open_variables(

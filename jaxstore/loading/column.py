@@ -17,9 +17,9 @@ from jaxtyping import Int64
 
 from jaxstore.errors import MismatchError
 from jaxstore.loading.buffers import Spec
-from jaxstore.loading.fetch import RowSource
-from jaxstore.loading.geometry import Array
 from jaxstore.loading.views import Variable
+from jaxstore.sources.fetch import RowSource
+from jaxstore.sources.geometry import Array
 
 Convert = Callable[[Array], Array]
 

@@ -18,9 +18,9 @@ from jaxstore.errors import MismatchError
 from jaxstore.loading.batch import Batch, HostBatch, count_of
 from jaxstore.loading.buffers import Spec
 from jaxstore.loading.epoch import share
-from jaxstore.loading.geometry import Array
 from jaxstore.loading.randomness import as_words, row_keys
 from jaxstore.loading.shuffle import Rows
+from jaxstore.sources.geometry import Array
 from jaxstore.topology import Place
 
 To = Literal["jax", "numpy"]

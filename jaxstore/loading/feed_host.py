@@ -23,12 +23,12 @@ from jaxstore.loading.device import Global, check_dtypes, placement
 from jaxstore.loading.engine import make_engine
 from jaxstore.loading.feed_state import Cached
 from jaxstore.loading.feed_stream import Stream
-from jaxstore.loading.geometry import Array
 from jaxstore.loading.identity import identity_of
 from jaxstore.loading.loader import Parts
 from jaxstore.loading.memory import plan_memory
 from jaxstore.loading.programs import wait_for_programs
 from jaxstore.loading.randomness import as_words
+from jaxstore.sources.geometry import Array
 
 # One host call costs about 100 µs whatever it carries; more than this gains nothing.
 _CACHED_BYTES = 8 << 20

@@ -16,9 +16,9 @@ import numpy as np
 
 from jaxstore.loading.blocks import Blocks, Request
 from jaxstore.loading.gather import shown_rows
-from jaxstore.loading.geometry import Array
 from jaxstore.loading.recipe import Recipe
 from jaxstore.loading.shuffle import Rows
+from jaxstore.sources.geometry import Array
 
 
 class DeviceGather:

@@ -11,9 +11,9 @@ import json
 
 import numpy as np
 
-from jaxstore.loading.fetch import RowSource
-from jaxstore.loading.geometry import Array
 from jaxstore.loading.recipe import Recipe
+from jaxstore.sources.fetch import RowSource
+from jaxstore.sources.geometry import Array
 from jaxstore.stores.base import Json
 
 _LENGTH = 16  # hexadecimal digits; no adversary, so 64 bits suffice

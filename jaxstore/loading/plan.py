@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, Integer
 
-from jaxstore.loading.geometry import ArrayGeometry
 from jaxstore.loading.shuffle import Rows
+from jaxstore.sources.geometry import ArrayGeometry
 
 
 @dataclass(frozen=True, slots=True)

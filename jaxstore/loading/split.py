@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from jaxstore.errors import FormatError
-from jaxstore.loading.geometry import ArrayGeometry
 from jaxstore.loading.shuffle import Rows, permutation, runs
+from jaxstore.sources.geometry import ArrayGeometry
 
 _TOLERANCE = 1e-6  # by which fractions may miss 1
 _MOST_PARTS = 10**6  # a fraction is taken as the simplest ratio up to this denominator

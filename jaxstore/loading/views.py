@@ -17,7 +17,7 @@ from jaxtyping import Int64
 from numpy.typing import DTypeLike
 
 from jaxstore.errors import MissingError
-from jaxstore.loading.geometry import Array
+from jaxstore.sources.geometry import Array
 
 Spans = Int64[np.ndarray, "chunks 2"]
 

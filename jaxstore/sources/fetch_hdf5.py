@@ -17,17 +17,17 @@ import h5py
 import numpy as np
 
 from jaxstore.errors import FormatError, MissingError
-from jaxstore.loading.fetch import RowSource
-from jaxstore.loading.fetch_hdf5_codec import chunk_decoder, registered
-from jaxstore.loading.fetch_hdf5_direct import (
+from jaxstore.sources.fetch import RowSource
+from jaxstore.sources.fetch_hdf5_codec import chunk_decoder, registered
+from jaxstore.sources.fetch_hdf5_direct import (
     ChunkedRows,
     ContiguousRows,
     DataFile,
     chunk_places,
     may_have_plain_edges,
 )
-from jaxstore.loading.fetch_hdf5_sliced import SlicedRows
-from jaxstore.loading.geometry import ArrayGeometry
+from jaxstore.sources.fetch_hdf5_sliced import SlicedRows
+from jaxstore.sources.geometry import ArrayGeometry
 from jaxstore.stores.dtypes import parse_dtype, stored_dtype
 from jaxstore.stores.hdf5_attrs import DTYPE
 from jaxstore.stores.hdf5_codec import filters_of

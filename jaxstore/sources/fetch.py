@@ -1,4 +1,4 @@
-"""What a stored array is to the loader: chunks of rows that many threads read at once.
+"""What a stored array is to those who read it: chunks of rows that many threads read at once.
 
 Owned here: the contract, and where a stored chunk lies among the rows of its chunk. Each format
 has a file of its own: `fetch_zarr`, `fetch_hdf5`, `fetch_run`, `fetch_memory`; which of them a
@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from jaxstore.errors import FormatError
-from jaxstore.loading.geometry import Array, ArrayGeometry
+from jaxstore.sources.geometry import Array, ArrayGeometry
 
 Index = tuple[int, ...]  # of a stored chunk, per stored axis
 

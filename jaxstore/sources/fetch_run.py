@@ -16,11 +16,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from jaxstore.errors import BusyError
-from jaxstore.loading.fetch import Index, RowSource, place_in
-from jaxstore.loading.fetch_memory import MemoryRows
-from jaxstore.loading.fetch_run_manifest import arrays_of, draws_of, leaves_of, path_of, spec_of
-from jaxstore.loading.fetch_store import Held, StoreRows, rows_at_once
-from jaxstore.loading.geometry import Array, ArrayGeometry
+from jaxstore.sources.fetch import Index, RowSource, place_in
+from jaxstore.sources.fetch_memory import MemoryRows
+from jaxstore.sources.fetch_run_manifest import arrays_of, draws_of, leaves_of, path_of, spec_of
+from jaxstore.sources.fetch_store import Held, StoreRows, rows_at_once
+from jaxstore.sources.geometry import Array, ArrayGeometry
 from jaxstore.stores.base import Store
 from jaxstore.stores.location import open_store
 from jaxstore.stores.memory import MemoryStore
@@ -234,7 +234,7 @@ def _direct(where: Any, store: Store, paths: list[str]) -> Mapping[str, RowSourc
     if place is None:
         return {}
     if _is_hdf5(place):
-        from jaxstore.loading.fetch_hdf5 import open_hdf5_arrays
+        from jaxstore.sources.fetch_hdf5 import open_hdf5_arrays
         from jaxstore.stores.hdf5_record import beside_bytes
 
         # A file that is written, or whose writer was killed, is not what HDF5 says it is.
@@ -243,7 +243,7 @@ def _direct(where: Any, store: Store, paths: list[str]) -> Mapping[str, RowSourc
         return open_hdf5_arrays(place, paths, axis=_AXIS, is_strict=True)
     if not store.replaces_chunks:  # the last chunk may be half written
         return {}
-    from jaxstore.loading.fetch_zarr import open_zarr_arrays
+    from jaxstore.sources.fetch_zarr import open_zarr_arrays
 
     return open_zarr_arrays(place, paths, axis=_AXIS, is_strict=True)
 

@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 
 from jaxstore.errors import BusyError
-from jaxstore.loading.fetch import Index, chunks_along, place_in, unreadable
-from jaxstore.loading.fetch_hdf5_direct import DataFile, opened
-from jaxstore.loading.geometry import Array, ArrayGeometry
+from jaxstore.sources.fetch import Index, chunks_along, place_in, unreadable
+from jaxstore.sources.fetch_hdf5_direct import DataFile, opened
+from jaxstore.sources.geometry import Array, ArrayGeometry
 
 
 @dataclass(slots=True)

@@ -18,10 +18,10 @@ import h5py
 import numpy as np
 
 from jaxstore.errors import BusyError
-from jaxstore.loading.fetch import Index, chunks_along, place_in, unreadable
-from jaxstore.loading.fetch_hdf5_codec import HEAD_BYTES, TAIL_BYTES, ChunkDecoder
-from jaxstore.loading.fetch_scratch import Scratch
-from jaxstore.loading.geometry import Array, ArrayGeometry
+from jaxstore.sources.fetch import Index, chunks_along, place_in, unreadable
+from jaxstore.sources.fetch_hdf5_codec import HEAD_BYTES, TAIL_BYTES, ChunkDecoder
+from jaxstore.sources.fetch_scratch import Scratch
+from jaxstore.sources.geometry import Array, ArrayGeometry
 
 _NOWHERE = 2**64 - 1  # what HDF5 says of a chunk that has no place
 

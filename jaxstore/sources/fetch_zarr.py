@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxstore.errors import FormatError, MissingError
-from jaxstore.loading.fetch import Index, RowSource, chunks_along, place_in, unreadable
-from jaxstore.loading.fetch_scratch import Scratch
-from jaxstore.loading.fetch_zarr_codec import PlainCodec
-from jaxstore.loading.fetch_zarr_documents import find_arrays
-from jaxstore.loading.fetch_zarr_metadata import Stored, stored_array
-from jaxstore.loading.geometry import Array, ArrayGeometry
+from jaxstore.sources.fetch import Index, RowSource, chunks_along, place_in, unreadable
+from jaxstore.sources.fetch_scratch import Scratch
+from jaxstore.sources.fetch_zarr_codec import PlainCodec
+from jaxstore.sources.fetch_zarr_documents import find_arrays
+from jaxstore.sources.fetch_zarr_metadata import Stored, stored_array
+from jaxstore.sources.geometry import Array, ArrayGeometry
 from jaxstore.stores.blobs import Blobs, blobs_at
 from jaxstore.stores.zarr3_hierarchy import key_of
 

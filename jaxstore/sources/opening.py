@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxstore.errors import FormatError, MissingError
-from jaxstore.loading.fetch import RowSource
-from jaxstore.loading.geometry import ArrayGeometry
+from jaxstore.sources.fetch import RowSource
+from jaxstore.sources.geometry import ArrayGeometry
 from jaxstore.stores.base import Store
 from jaxstore.stores.urls import is_url, local_path, redact
 
@@ -125,7 +125,7 @@ def store_from_url(url: str, *, read_only: bool = True, **options: Any) -> Any:
     >>> store_from_url("memory://", read_only=False).read_only
     False
     """
-    from jaxstore.loading.fetch_url import zarr_store
+    from jaxstore.sources.fetch_url import zarr_store
 
     return zarr_store(url, read_only=read_only, options=options)
 
@@ -172,7 +172,7 @@ def _open_mapping(places: Mapping[str, Any], asked: _Asked) -> dict[str, RowSour
 
 def _open_label(label: str, where: Any, asked: _Asked) -> RowSource:
     """The one array that a label of a mapping means."""
-    from jaxstore.loading.fetch_memory import is_array, memory_arrays
+    from jaxstore.sources.fetch_memory import is_array, memory_arrays
 
     if isinstance(where, RowSource):
         return where
@@ -193,8 +193,8 @@ def _open_label(label: str, where: Any, asked: _Asked) -> RowSource:
 
 
 def _open_place(where: Any, asked: _Asked) -> dict[str, RowSource]:
-    from jaxstore.loading.fetch_memory import is_array, memory_arrays
-    from jaxstore.loading.fetch_run import LeafLike, RunLike, open_leaf, open_run_arrays
+    from jaxstore.sources.fetch_memory import is_array, memory_arrays
+    from jaxstore.sources.fetch_run import LeafLike, RunLike, open_leaf, open_run_arrays
 
     library = _library(where)
     if isinstance(where, Store):
@@ -218,7 +218,7 @@ def _open_place(where: Any, asked: _Asked) -> dict[str, RowSource]:
 
 def _open_file(where: Any, asked: _Asked) -> dict[str, RowSource]:
     """A path, a URL or a handle of a library: a run, or arrays."""
-    from jaxstore.loading.fetch_run import open_run_arrays
+    from jaxstore.sources.fetch_run import open_run_arrays
 
     if is_url(where):
         where = local_path(where) or where
@@ -229,9 +229,9 @@ def _open_file(where: Any, asked: _Asked) -> dict[str, RowSource]:
         return open_run_arrays(where, asked.names)
     is_file = isinstance(where, (str, os.PathLike)) and not is_url(where) and Path(where).is_file()
     if is_file or _library(where) == "h5py":
-        from jaxstore.loading.fetch_hdf5 import open_hdf5_arrays as opener
+        from jaxstore.sources.fetch_hdf5 import open_hdf5_arrays as opener
     else:
-        from jaxstore.loading.fetch_zarr import open_zarr_arrays as opener
+        from jaxstore.sources.fetch_zarr import open_zarr_arrays as opener
     found = opener(where, asked.names, axis=asked.axis, is_strict=asked.is_strict)
     if not found and asked.names is None:
         shown = redact(str(where))
@@ -240,9 +240,9 @@ def _open_file(where: Any, asked: _Asked) -> dict[str, RowSource]:
 
 
 def _open_store(store: Store, asked: _Asked) -> dict[str, RowSource]:
-    from jaxstore.loading.fetch_run import open_run_arrays
-    from jaxstore.loading.fetch_run_manifest import is_run
-    from jaxstore.loading.fetch_store import store_arrays
+    from jaxstore.sources.fetch_run import open_run_arrays
+    from jaxstore.sources.fetch_run_manifest import is_run
+    from jaxstore.sources.fetch_store import store_arrays
 
     if is_run(store):
         _check_run_axis(asked)
@@ -252,7 +252,7 @@ def _open_store(store: Store, asked: _Asked) -> dict[str, RowSource]:
 
 def _holds_run(where: Any) -> bool:
     """Whether there is a run at a place."""
-    from jaxstore.loading.fetch_run_manifest import is_run
+    from jaxstore.sources.fetch_run_manifest import is_run
     from jaxstore.stores.location import open_store
 
     if _library(where) is not None and hasattr(where, "dtype"):

@@ -22,8 +22,8 @@ from zarr.abc.codec import CodecPipeline
 from zarr.core.array_spec import ArraySpec
 from zarr.core.sync import sync
 
-from jaxstore.loading.fetch_scratch import Scratch
-from jaxstore.loading.geometry import Array
+from jaxstore.sources.fetch_scratch import Scratch
+from jaxstore.sources.geometry import Array
 from jaxstore.stores.frames import blosc_bytes, unpack, zstd_bytes
 
 _CRC_BYTES = 4

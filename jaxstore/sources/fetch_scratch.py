@@ -10,7 +10,7 @@ import threading
 
 import numpy as np
 
-from jaxstore.loading.geometry import Array
+from jaxstore.sources.geometry import Array
 
 
 class Scratch(threading.local):

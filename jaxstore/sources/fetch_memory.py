@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from jaxstore.errors import FormatError
-from jaxstore.loading.fetch import Index, RowSource
-from jaxstore.loading.geometry import Array, ArrayGeometry
+from jaxstore.sources.fetch import Index, RowSource
+from jaxstore.sources.geometry import Array, ArrayGeometry
 
 CHUNK_BYTES = 1 << 20  # rows copied at once: within the cache of a core
 _HOST_DEVICES = {1, 3, 11}  # of DLPack: memory of the CPU, and that pinned by CUDA and by ROCm

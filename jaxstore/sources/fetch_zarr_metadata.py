@@ -20,8 +20,8 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 
 from jaxstore.errors import FormatError
-from jaxstore.loading.fetch_zarr_codec import ChunkCodec, PipelineCodec, PlainCodec
-from jaxstore.loading.fetch_zarr_shard import ShardCodec
+from jaxstore.sources.fetch_zarr_codec import ChunkCodec, PipelineCodec, PlainCodec
+from jaxstore.sources.fetch_zarr_shard import ShardCodec
 from jaxstore.stores.dtypes import parse_dtype, stored_dtype
 from jaxstore.stores.frames import PACKINGS
 from jaxstore.stores.limits import check_memory

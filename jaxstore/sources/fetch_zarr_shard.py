@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxstore.loading.fetch_scratch import Scratch
-from jaxstore.loading.fetch_zarr_codec import ChunkCodec, PlainCodec
-from jaxstore.loading.geometry import Array
+from jaxstore.sources.fetch_scratch import Scratch
+from jaxstore.sources.fetch_zarr_codec import ChunkCodec, PlainCodec
+from jaxstore.sources.geometry import Array
 
 _ABSENT = 2**64 - 1  # as offset and size of an inner chunk
 

@@ -20,7 +20,7 @@ import numcodecs
 import numpy as np
 from numcodecs import blosc
 
-from jaxstore.loading.geometry import Array
+from jaxstore.sources.geometry import Array
 from jaxstore.stores.frames import unpack
 from jaxstore.stores.hdf5_codec import Filter
 from jaxstore.stores.limits import MOST_CHUNK_BYTES

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from jaxstore.errors import BusyError
-from jaxstore.loading.fetch import Index, RowSource
-from jaxstore.loading.geometry import Array, ArrayGeometry
+from jaxstore.sources.fetch import Index, RowSource
+from jaxstore.sources.geometry import Array, ArrayGeometry
 from jaxstore.stores.base import Store
 
 READ_BYTES = 1 << 20  # less than that costs more in calls than in copies
