@@ -21,6 +21,12 @@ from jaxstore.loading.shuffle import block_shuffled_order, chunk_permutation, sh
 from jaxstore.loading.split import SplitManifest, SplitName, split_by_chunk
 from jaxstore.loading.statistics import EpochStatistics
 from jaxstore.loading.views import Variable
+from jaxstore.processing.finding import find
+from jaxstore.processing.plan import Plan
+from jaxstore.processing.process import plan, process
+from jaxstore.processing.reduce import Reduce
+from jaxstore.processing.result import Result
+from jaxstore.processing.result_array import ResultArray
 from jaxstore.saving.base_storage import BaseStorage
 from jaxstore.saving.checkpoint import Checkpoint
 from jaxstore.saving.collectors import HDF5Collector, MemoryCollector, ZarrCollector
@@ -28,7 +34,6 @@ from jaxstore.saving.data_collector import DataCollector
 from jaxstore.saving.loaders import DataLoader
 from jaxstore.saving.news import News
 from jaxstore.saving.no_save import no_save
-from jaxstore.saving.report import Report
 from jaxstore.saving.run import Run, open_run
 from jaxstore.saving.scan import scan
 from jaxstore.saving.static import static_information
@@ -44,6 +49,7 @@ from jaxstore.saving.triple import save
 from jaxstore.saving.verify import verify
 from jaxstore.sources.geometry import ArrayGeometry
 from jaxstore.sources.opening import ensure_local_dir, open_geometries, store_from_url
+from jaxstore.stores.report import Report
 from jaxstore.tree import (
     dict_to_pytree,
     pytree_dict_keys,
@@ -76,8 +82,12 @@ __all__ = [
     "MissingError",
     "News",
     "NumpyStorage",
+    "Plan",
     "ReadPlan",
+    "Reduce",
     "Report",
+    "Result",
+    "ResultArray",
     "Run",
     "SplitManifest",
     "SplitName",
@@ -95,11 +105,14 @@ __all__ = [
     "dict_to_pytree",
     "ensure_local_dir",
     "feed",
+    "find",
     "no_save",
     "open_ensemble",
     "open_geometries",
     "open_run",
     "open_storage",
+    "plan",
+    "process",
     "pytree_dict_keys",
     "pytree_to_dict",
     "rank_directory",

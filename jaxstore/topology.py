@@ -1,7 +1,8 @@
-"""Who am I among how many: a JAX process, an MPI rank, or alone; and what only the first does.
+"""Who am I among how many: a JAX process, an MPI rank, or alone; and what all do as one.
 
-Owned here: rank and size, and a step that the root takes while all others wait for its outcome.
-mpi4py is imported here, and only in a process that an MPI launcher started.
+Owned here: rank and size, and a step that ends on all ranks together, with what the root found or
+with an error if any of them failed. mpi4py is imported here, and only in a process that an MPI
+launcher started.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +25,11 @@ from jaxstore.errors import JaxstoreError, MismatchError
 # Set by mpiexec of Open MPI, of MPICH and Intel MPI (and by srun's PMI), and of MVAPICH.
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 _RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "PMIX_RANK")
-_OUTCOME_BYTES = 16_384  # JAX broadcasts arrays of one shape; a longer message is cut
+_FAILED = 1  # tag of the message by which a rank tells that it failed
+_POLL_S = 0.005  # MPI itself would poll without a pause, and take a core from ranks that work
+
+Json = Any  # whatever `json.dumps` takes
+Watch = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,31 +83,140 @@ def launched_size() -> int | None:
     return int(found[0]) if found and found[0].isdigit() else None
 
 
+class Stopped(Exception):
+    """Another rank failed, so that there is no use in going on; `together` tells why."""
+
+
 def root_only(action: Callable[[], object]) -> None:
     """Run `action` on rank 0 while all others wait; its failure is an error on every rank.
+
+    As for `from_root`, of actions that give nothing.
+    """
+
+    def done() -> None:
+        action()
+
+    from_root(done)
+
+
+def from_root(action: Callable[[], Json]) -> Json:
+    """What `action` gives on rank 0, on every rank; the others wait meanwhile.
 
     All processes must call this, with actions that mean the same.
 
     Raises:
-        BaseException: On rank 0, whatever `action` raised.
-        JaxstoreError: On the others, the same class of `jaxstore.errors` if it was one.
-        OSError: On the others, with the same errno, if it was one.
+        BaseException: As for `together`.
+    """
+    is_root = place().is_root
+    return together(lambda _: action() if is_root else None)[0]
+
+
+def together(action: Callable[[Watch], Json]) -> list[Json]:
+    """What `action` gives on each rank, on every rank, when all are through with it.
+
+    All processes must call this, and all come back; if one fails, each raises.
+
+    Args:
+        action: Gets a function that costs next to nothing, to be called now and then: it raises
+            `Stopped` once another rank failed. Ranks of `jax.distributed` learn that at the end.
+
+    Raises:
+        BaseException: What `action` raised here.
+        JaxstoreError: Another rank failed: the same class of `jaxstore.errors` if it was one.
+        OSError: Likewise, with the same errno, if it was one.
     """
     where = place()
     if where.size == 1:
-        action()
-        return
+        return [action(lambda: None)]
+    peers = _ranks(where.size) if where.kind == "mpi" else _Processes()
+    given: Json = None
     failure: BaseException | None = None
-    if where.is_root:
-        try:
-            action()
-        except BaseException as error:  # Ctrl-C too: the others wait for the outcome
-            failure = error
-    outcome = json.loads(_broadcast(json.dumps(_describe(failure)), where))
+    try:
+        given = action(peers.watch)
+    except Stopped:
+        pass
+    except BaseException as error:  # Ctrl-C too: the others wait for the outcome
+        failure = error
+    failure = peers.meet(failure)
+    told = peers.exchange(json.dumps({"given": given, "failure": _describe(failure)}))
+    outcomes = [json.loads(text) for text in told]
+    failures = {rank: o["failure"] for rank, o in enumerate(outcomes) if o["failure"] is not None}
+    peers.part(set(failures))
     if failure is not None:
         raise failure
-    if outcome is not None:
-        raise _echo(outcome, where)
+    for rank, described in failures.items():
+        raise _echo(described, rank, where)
+    return [outcome["given"] for outcome in outcomes]
+
+
+class _Ranks:
+    """The ranks of MPI, on a communicator of their own."""
+
+    def __init__(self, world: Any) -> None:
+        self._comm = world.Dup()  # messages of the user's program are not mixed with these
+        self._is_told = False
+
+    def watch(self) -> None:
+        if self._comm.iprobe(tag=_FAILED):
+            raise Stopped
+
+    def meet(self, failure: BaseException | None) -> BaseException | None:
+        """Wait for all; what failed here, which a Ctrl-C may while it waits."""
+        if failure is not None:
+            self._tell()
+        arrived = self._comm.Ibarrier()
+        while True:
+            try:
+                if arrived.Test():
+                    return failure
+                time.sleep(_POLL_S)
+            except (KeyboardInterrupt, SystemExit) as error:  # without this one, all would hang
+                failure = failure or error
+                self._tell()
+
+    def exchange(self, text: str) -> list[str]:
+        return list(self._comm.allgather(text))
+
+    def part(self, failed: set[int]) -> None:
+        """Take the messages of all that failed, so that none is left for the next time."""
+        for rank in failed - {self._comm.Get_rank()}:
+            self._comm.recv(source=rank, tag=_FAILED)
+        self._is_told = False
+
+    def _tell(self) -> None:
+        if not self._is_told:
+            self._is_told = True
+            for rank in set(range(self._comm.Get_size())) - {self._comm.Get_rank()}:
+                # So small that it is sent off at once, whether or not somebody looks.
+                self._comm.send(None, dest=rank, tag=_FAILED)
+
+
+class _Processes:
+    """The processes of `jax.distributed`, which have collectives only."""
+
+    def watch(self) -> None:
+        pass
+
+    def meet(self, failure: BaseException | None) -> BaseException | None:
+        return failure
+
+    def exchange(self, text: str) -> list[str]:
+        from jax.experimental import multihost_utils
+
+        data = np.frombuffer(text.encode(), np.uint8)
+        sizes = np.asarray(multihost_utils.process_allgather(np.int32(len(data)))).reshape(-1)
+        padded = np.zeros(sizes.max(), np.uint8)
+        padded[: len(data)] = data
+        rows = np.asarray(multihost_utils.process_allgather(padded))
+        return [bytes(row[:n]).decode() for row, n in zip(rows, sizes, strict=True)]
+
+    def part(self, failed: set[int]) -> None:
+        pass
+
+
+@cache
+def _ranks(size: int) -> _Ranks:
+    return _Ranks(_world(size))
 
 
 def _world(expected: int | None) -> Any:
@@ -127,32 +243,18 @@ def _world(expected: int | None) -> Any:
     return comm
 
 
-def _broadcast(text: str, where: Place) -> str:
-    """The text of rank 0, on every rank, once rank 0 is here."""
-    if where.kind == "mpi":
-        return str(_world(where.size).bcast(text, root=0))
-    from jax.experimental import multihost_utils
-
-    bits = np.zeros(_OUTCOME_BYTES, np.uint8)
-    data = text.encode()
-    bits[: len(data)] = np.frombuffer(data, np.uint8)
-    found = multihost_utils.broadcast_one_to_all(bits)
-    return bytes(np.asarray(found, np.uint8)).rstrip(b"\0").decode()
-
-
 def _describe(failure: BaseException | None) -> dict[str, Any] | None:
     if failure is None:
         return None
-    kind = type(failure).__name__
     number = failure.errno if isinstance(failure, OSError) else None
-    text = str(failure)
-    # In JSON a character takes at most 12 bytes.
-    return {"kind": kind, "errno": number, "text": text[: _OUTCOME_BYTES // 12 - 32]}
+    text = "\n".join([str(failure), *getattr(failure, "__notes__", ())])
+    return {"kind": type(failure).__name__, "errno": number, "text": text}
 
 
-def _echo(outcome: dict[str, Any], where: Place) -> Exception:
-    kind, number = outcome["kind"], outcome["errno"]
-    text = f"rank 0 failed, so rank {where.rank} of {where.size} stops: {kind}: {outcome['text']}"
+def _echo(described: dict[str, Any], rank: int, where: Place) -> Exception:
+    kind, number = described["kind"], described["errno"]
+    who = f"rank {rank} failed, so rank {where.rank} of {where.size} stops"
+    text = f"{who}: {kind}: {described['text']}"
     found = getattr(errors, kind, None)
     if isinstance(found, type) and issubclass(found, JaxstoreError):
         return found(text)

@@ -27,18 +27,20 @@ LAYERS = (
 )
 # Where a library may be imported, as prefixes of paths below jaxstore/.
 BORDERS = {
-    "h5py": ("stores/hdf5", "sources/fetch"),
+    "h5py": ("stores/hdf5", "stores/results_hdf5", "sources/fetch"),
     "hdf5plugin": ("stores/hdf5",),
     "zarr": ("stores/zarr3", "stores/blobs", "sources/fetch"),
     "obstore": ("stores/blobs", "stores/zarr3", "sources/fetch"),
     "mpi4py": ("topology", "processing/engines"),
-    "xarray": ("saving/datatree", "face/"),
+    "distributed": ("processing/engines_dask",),
+    "cloudpickle": ("processing/engines_dask",),
+    "xarray": ("saving/datatree", "processing/dataset", "face/"),
     "arviz": ("face/",),
     "matplotlib": ("face/",),
     "blackjax": ("face/",),
     "sklearn": ("face/",),
     "typer": ("cli",),
-    "tqdm": ("saving/progress", "loading/progress"),
+    "tqdm": ("saving/progress", "loading/progress", "processing/progress"),
 }
 CALLBACKS = ("saving/channel", "loading/feed")
 THREADS = ("saving/writer", "loading/blocks", "loading/prefetch", "processing/engines")
@@ -175,7 +177,7 @@ def test_callbacks_and_threads_start_where_they_belong(path: Path) -> None:
         where = f"{path}:{getattr(node, 'lineno', 0)} uses {name}"
         if name in {"io_callback", "pure_callback"}:
             assert is_within(path, CALLBACKS), f"{where}, which is for {CALLBACKS}"
-        if name in {"Thread", "ThreadPoolExecutor", "ProcessPoolExecutor"}:
+        if name in {"Thread", "Timer", "to_thread", "ThreadPoolExecutor", "ProcessPoolExecutor"}:
             assert is_within(path, THREADS), f"{where}, which is for {THREADS}"
 
 

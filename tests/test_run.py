@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxstore as js
-from jaxstore.saving.stored import split_index
 from jaxstore.sizes import size
+from jaxstore.stores.indexing import split_index
 
 KEY = jax.random.key(1)
 FILES = {"zarr": ("run.zarr", "zarr"), "hdf5": ("run.h5", "h5netcdf")}

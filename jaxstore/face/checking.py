@@ -1,4 +1,4 @@
-"""`jaxstore verify`: every chunk of a run or storage, with its progress in a terminal.
+"""`jaxstore verify`: every chunk of a run, a storage or results, with progress in a terminal.
 
 Owned here: what is shown meanwhile. What is looked at is told by `saving.verify`.
 """
@@ -8,10 +8,11 @@ from __future__ import annotations
 import sys
 import time
 
+from jaxstore.face.result_facts import results_of
 from jaxstore.face.screen import Screen, bar
-from jaxstore.saving.report import Report
 from jaxstore.saving.verify import Looked, verify
 from jaxstore.sizes import size
+from jaxstore.stores.report import Report, joined
 
 SHOW_EVERY_S = 0.1
 
@@ -21,8 +22,10 @@ def verify_path(where: str) -> Report:
 
     Raises:
         MissingError: Nothing is there.
-        FormatError: It is neither a run nor a storage.
+        FormatError: It is neither a run nor a storage, and holds no results.
     """
+    if results := results_of(where):
+        return joined(where, [result.verify() for result in results])
     screen, shown_at = Screen(sys.stderr), 0.0
 
     def tell(looked: Looked) -> None:

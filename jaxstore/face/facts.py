@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxstore.errors import FormatError, MissingError
+from jaxstore.face.result_facts import facts_of_results, heading_of, results_of
 from jaxstore.saving.record import Record
 from jaxstore.saving.run import Run, run_in
 from jaxstore.saving.snapshot_stream import parse_record
@@ -25,12 +26,14 @@ from jaxstore.stores.urls import is_url, local_path
 
 
 def facts_of(where: str) -> Json:
-    """All that is known of the run or storage at a path or URL; JSON.
+    """All that is known of the run, storage or results at a path or URL; JSON.
 
     Raises:
         MissingError: Nothing is there.
-        FormatError: It is neither.
+        FormatError: It is none of these.
     """
+    if results := results_of(where):
+        return facts_of_results(where, results)
     path = local_path(where) if is_url(where) else Path(where)
     if path is not None and not path.exists():
         raise MissingError(f"{where}: nothing is there. Correct the path.")
@@ -54,8 +57,8 @@ def facts_of_store(where: str, store: Store) -> Json:
     if manifest.get("kind") == "storage":
         return facts_of_storage(where, store, manifest)
     raise FormatError(
-        f"{store.location} is neither a jaxstore run nor a storage: it has no such manifest. "
-        "Open it with xarray, zarr or h5py, or give the path of a run."
+        f"{store.location} is neither a jaxstore run nor a storage, and holds no results. "
+        "Open it with xarray, zarr or h5py, or give the path of a run, or of a group with results."
     )
 
 
@@ -180,6 +183,11 @@ def text_of(facts: Json) -> str:
 
 def lines_of(facts: Json) -> Iterator[str]:
     """A line per fact, then a table of the arrays, then what is damaged."""
+    if facts["kind"] == "results":
+        for result in facts["results"]:
+            yield from heading_of(result)
+            yield from table_of(result["arrays"])
+        return
     yield f"{facts['kind']} at {facts['location']}"
     rows = {
         "state": how_far(facts),

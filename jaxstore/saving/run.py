@@ -19,12 +19,12 @@ from jaxstore.errors import FormatError
 from jaxstore.saving.layout import LeafLayout, home_of, layout_from_manifest
 from jaxstore.saving.news import News
 from jaxstore.saving.record import Record
-from jaxstore.saving.report import Report
 from jaxstore.saving.stored import StoredArray
 from jaxstore.saving.tail import with_tail
 from jaxstore.sizes import size
 from jaxstore.stores.base import Json, Store
 from jaxstore.stores.location import open_store
+from jaxstore.stores.report import Report
 from jaxstore.stores.run_format import ITERATION, MANIFEST
 from jaxstore.tree import nest
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from jaxstore.saving.block import HostArray
-from jaxstore.saving.stored import split_index
+from jaxstore.stores.indexing import split_index
 
 Region = tuple[slice, ...]
 

@@ -18,13 +18,13 @@ import numpy as np
 from jaxstore.errors import FormatError, MissingError
 from jaxstore.saving.layout import Layout, home_of, layout_from_manifest
 from jaxstore.saving.record import Record
-from jaxstore.saving.report import Damage, Report
 from jaxstore.saving.snapshot_stream import DATA, TIME, parse_record, tail_from_json
 from jaxstore.saving.snapshot_stream import KIND as STORAGE
 from jaxstore.saving.snapshot_stream import check_manifest as check_storage
 from jaxstore.saving.tail import Piece, TailedStore, get_blob, get_tail
 from jaxstore.stores.base import ArraySpec, Json, Store
 from jaxstore.stores.location import open_store
+from jaxstore.stores.report import Damage, Report
 from jaxstore.stores.run_format import ITERATION, MANIFEST
 
 PIECE_CHUNKS = 16  # along the draws, that a store looks at in one call; it may fetch them together

@@ -22,6 +22,7 @@ from jaxstore.sources.fetch import Index, chunks_along, place_in, unreadable
 from jaxstore.sources.fetch_hdf5_codec import HEAD_BYTES, TAIL_BYTES, ChunkDecoder
 from jaxstore.sources.fetch_scratch import Scratch
 from jaxstore.sources.geometry import Array, ArrayGeometry
+from jaxstore.stores.hdf5_file import unlock
 
 _NOWHERE = 2**64 - 1  # what HDF5 says of a chunk that has no place
 
@@ -39,6 +40,7 @@ class DataFile:
         self.lock = threading.Lock()  # guards every call of HDF5 on this file
         self.scratch = Scratch()
         self.n_bytes = 0
+        self._file = file if is_ours else None
         if is_ours:
             weakref.finalize(self, file.close)
         if has_descriptor:
@@ -46,6 +48,11 @@ class DataFile:
             self._descriptor = os.dup(file.id.get_vfd_handle())
             weakref.finalize(self, os.close, self._descriptor)
             self.n_bytes = os.fstat(self._descriptor).st_size
+
+    def unlock(self) -> None:
+        """Let others write the file, who leave what is read of it as it is."""
+        if self._file is not None:
+            unlock(self._file)
 
     def fill(self, buffer: Array, offset: int) -> None:
         """Read bytes of the file into all of a contiguous buffer.

@@ -60,7 +60,7 @@ def open_arrays(
     asked = _Asked(names, axis, is_strict)
     if isinstance(where, Mapping) and _library(where) is None:
         return _open_mapping(where, asked)
-    place, inside = _split(where)
+    place, inside = array_in_place(where)
     if inside is None:
         return _open_place(where, asked)
     if names not in (None, [inside]):
@@ -109,6 +109,17 @@ def open_geometries(
             source.close()
 
 
+def let_write(source: RowSource) -> None:
+    """Let others write into the file that a source reads, other arrays than that source.
+
+    An HDF5 file is locked for writers as long as it is read. Whoever adds results to it, or waits
+    for others to do so, calls this.
+    """
+    file = getattr(source, "file", None)
+    if file is not None and hasattr(file, "unlock"):
+        file.unlock()
+
+
 def store_from_url(url: str, *, read_only: bool = True, **options: Any) -> Any:
     """A store of zarr for a URL, which zarr and jaxstore take alike.
 
@@ -149,7 +160,7 @@ class _Asked:
     is_strict: bool
 
 
-def _split(where: Any) -> tuple[Any, str | None]:
+def array_in_place(where: Any) -> tuple[Any, str | None]:
     """A place and the array in it that is meant, if there is one."""
     found = _ARRAY_IN_PLACE.fullmatch(where) if isinstance(where, str) else None
     # A file may have such a name itself.

@@ -55,6 +55,10 @@ class Blobs(Protocol):
         """Path of the root inside `zarr_store`, "" or ending in a slash."""
         ...
 
+    def below(self, folder: str) -> Blobs:
+        """The objects in a folder, as a place of their own."""
+        ...
+
     def get(self, key: str, most_bytes: int = ANY_BYTES) -> bytes | None:
         """The object, None if there is none.
 
@@ -100,6 +104,13 @@ class Blobs(Protocol):
 
     def keys(self, under: str = "") -> Iterator[str]:
         """Keys of all objects in a folder and the folders in it."""
+        ...
+
+    def stamps(self, under: str) -> Iterator[tuple[str, str]] | None:
+        """Key of each object in a folder and the folders in it, and what changes when it does.
+
+        None where objects have no such thing.
+        """
         ...
 
     def folders(self, under: str = "") -> list[str]:
@@ -148,6 +159,12 @@ class FileBlobs:
                 f"{self.root} is a file. Nothing was changed. Choose another path."
             ) from None
         return True
+
+    def below(self, folder: str) -> FileBlobs:
+        """The files in a folder, as a place of their own."""
+        blobs = FileBlobs(self.root / folder, durable=self._durable)
+        blobs.location = f"{self.location}/{folder}"
+        return blobs
 
     def get(self, key: str, most_bytes: int = ANY_BYTES) -> bytes | None:
         """The object, None if there is none."""
@@ -213,6 +230,18 @@ class FileBlobs:
             for name in names:
                 yield (Path(folder) / name).relative_to(self.root).as_posix()
 
+    def stamps(self, under: str) -> Iterator[tuple[str, str]]:
+        """Key, and size and time, of each object in a folder and the folders in it."""
+        with os.scandir(self.root / under) as entries:
+            for entry in entries:
+                key = f"{under.rstrip('/')}/{entry.name}".lstrip("/")
+                if entry.is_dir(follow_symlinks=False):
+                    yield from self.stamps(key)
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # as what a writer renames
+                    found = entry.stat(follow_symlinks=False)
+                    yield key, f"{found.st_size} {found.st_mtime_ns}"
+
     def folders(self, under: str = "") -> list[str]:
         """Names of the folders in a folder."""
         with os.scandir(self.root / under) as entries:
@@ -225,8 +254,12 @@ class FileBlobs:
     def sync(self) -> None:
         """Where that was asked for, wait until all that was put would outlive a power loss."""
         for folder in sorted(self._unsynced, reverse=True):  # before the one above, which names it
-            sync_folder(folder)
-            self._unsynced.remove(folder)
+            self._unsynced.discard(folder)  # first: another thread may put into it meanwhile
+            try:
+                sync_folder(folder)
+            except BaseException:
+                self._unsynced.add(folder)
+                raise
 
     def _changed(self, *folders: str) -> None:
         if self._durable:
@@ -237,11 +270,13 @@ def blobs_at(where: Any, *, durable: bool = False, is_reading: bool = False) -> 
     """The objects at a path, a URL, an obstore store, a zarr store, group or array.
 
     Args:
-        where: The place.
+        where: The place; of objects that are at hand, these.
         is_reading: Whether nothing is going to be put, so that a store which only reads, whose
             files and objects are reached without a turn of zarr's event loop, is one like others.
         durable: Whether `sync` makes files outlive a power loss.
     """
+    if isinstance(where, (FileBlobs, ObjectBlobs, ZarrBlobs)):
+        return where
     if is_url(where):
         path = local_path(where)
         if path is None:

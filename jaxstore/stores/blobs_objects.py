@@ -40,6 +40,11 @@ class ObjectBlobs:
             "would go with it. Send its URL, and open it there."
         )
 
+    def below(self, folder: str) -> ObjectBlobs:
+        """The objects in a folder, as a place of their own."""
+        location = f"{self.location}/{folder}"
+        return ObjectBlobs(self._store, f"{self.prefix}{folder}/", location=location)
+
     def get(self, key: str, most_bytes: int = ANY_BYTES) -> bytes | None:
         """The object, None if there is none."""
         found = self._found(key, most_bytes)
@@ -105,6 +110,16 @@ class ObjectBlobs:
 
     def keys(self, under: str = "") -> Iterator[str]:
         """Keys of all objects in a folder and the folders in it."""
+        yield from (key for key, _ in self._listed(under))
+
+    def stamps(self, under: str) -> Iterator[tuple[str, str]]:
+        """Key, and ETag or time, of each object in a folder and the folders in it."""
+        for key, entry in self._listed(under):
+            tag = entry.get("e_tag") or entry["last_modified"].isoformat()
+            yield key, f"{entry['size']} {tag}"
+
+    def _listed(self, under: str) -> Iterator[tuple[str, Any]]:
+        """Keys below a folder, each once, with what the service tells of the object."""
         seen: set[str] = set()
         batches = obstore.list(self._store, self._folder(under))
 
@@ -117,9 +132,9 @@ class ObjectBlobs:
                 raise
 
         while batch := self._persist(f"listing {under!r}", advance):
-            paths = [entry["path"] for entry in batch if entry["path"] not in seen]
-            seen.update(paths)
-            yield from (path.removeprefix(self.prefix) for path in paths)
+            fresh = [entry for entry in batch if entry["path"] not in seen]
+            seen.update(entry["path"] for entry in fresh)
+            yield from ((entry["path"].removeprefix(self.prefix), entry) for entry in fresh)
 
     def folders(self, under: str = "") -> list[str]:
         """Names of the folders in a folder."""

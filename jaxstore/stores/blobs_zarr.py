@@ -33,6 +33,10 @@ class ZarrBlobs:
         self.location = redact(f"{store}{'/' if prefix else ''}{prefix}").rstrip("/")
         self.is_remote = not isinstance(store, _LOCAL)
 
+    def below(self, folder: str) -> ZarrBlobs:
+        """The keys in a folder, as a place of their own."""
+        return ZarrBlobs(self.zarr_store, f"{self.prefix}{folder}/")
+
     def get(self, key: str, most_bytes: int = ANY_BYTES) -> bytes | None:
         """The object, None if there is none."""
         return sync(self._get(key, most_bytes))
@@ -82,6 +86,14 @@ class ZarrBlobs:
             return [key async for key in self.zarr_store.list_prefix(self.prefix + under)]
 
         yield from (key.removeprefix(self.prefix) for key in sync(listed()))
+
+    def stamps(self, under: str) -> Iterator[tuple[str, str]] | None:
+        """The snapshot of an Icechunk session that has changed nothing; of other stores nothing."""
+        session = getattr(self.zarr_store, "session", None)
+        snapshot = getattr(session, "snapshot_id", None)
+        if session is None or snapshot is None or session.has_uncommitted_changes:
+            return None
+        return iter([(under, str(snapshot))])
 
     def folders(self, under: str = "") -> list[str]:
         """Names of the folders in a folder."""

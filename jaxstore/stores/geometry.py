@@ -1,6 +1,7 @@
 """Which chunks a region of an array touches: arithmetic only, no file.
 
-Owned here: the cut of a region along the chunk grid. How large a chunk is, is for the caller.
+Owned here: the corners of a region, and its cut along the chunk grid. How large a chunk is, is for
+the caller.
 """
 
 from __future__ import annotations
@@ -38,6 +39,21 @@ def chunk_regions(
             in_values=tuple(part.in_values for part in parts),
             is_whole=all(part.is_whole for part in parts),
         )
+
+
+def region_bounds(
+    name: str, region: tuple[slice, ...], shape: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """First corner and extent of a region of an array.
+
+    >>> region_bounds("x", (slice(1, 9),), (4, 3))
+    ([1, 0], [3, 3])
+    """
+    if len(region) > len(shape):
+        raise IndexError(f"{name!r}: region {region} has more axes than the shape {tuple(shape)}")
+    cuts = (*region, *[slice(None)] * (len(shape) - len(region)))
+    bounds = [cut.indices(n) for cut, n in zip(cuts, shape, strict=True)]
+    return [start for start, _, _ in bounds], [max(0, stop - start) for start, stop, _ in bounds]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,10 @@ DTYPE = "jaxstore_dtype"  # name of a dtype that HDF5 does not know, beside its 
 DIM = "jaxstore_dim"  # true name of a dimension whose name is taken in its group
 COMMIT = "jaxstore_commit"  # the record of a sealed store, at its root
 BLOB = "jaxstore_blob"  # marks a dataset of bytes that is no array
+WRITTEN = "jaxstore_written"  # at the root: see `hdf5_journal`
 _JSON = "json:"
 _RESERVED = {
-    *(DTYPE, DIM, COMMIT, BLOB),
+    *(DTYPE, DIM, COMMIT, BLOB, WRITTEN),
     # Written by HDF5's dimension scales and by netCDF.
     *("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "DIMENSION_LABELS"),
     *("_Netcdf4Dimid", "_Netcdf4Coordinates", "_NCProperties", "_nc3_strict"),

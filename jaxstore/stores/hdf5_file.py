@@ -17,6 +17,7 @@ import h5py
 
 from jaxstore.errors import BusyError, ExistsError, FormatError, MissingError
 from jaxstore.stores.files import sync_folder
+from jaxstore.stores.hdf5_journal import recover
 from jaxstore.stores.hdf5_partials import partial_beside
 from jaxstore.stores.hdf5_record import read_beside
 from jaxstore.stores.hdf5_stuck import is_stuck
@@ -85,6 +86,7 @@ def open_file(path: Path, mode: str) -> h5py.File:
     while True:
         if not path.exists():
             raise MissingError(f"There is no file {path}. Check the path, or create it first.")
+        recover(path)
         if is_stuck(path):
             raise BusyError(
                 f"{path}: HDF5 cannot let go of it in this process, since a write failed. Go on in "

@@ -127,7 +127,7 @@ class FileHandle:
         with cls._turn:
             if is_writable:
                 cls._refuse_second(path)
-                cls._clear_readers(path)
+            cls._clear_readers(path, only_old=not is_writable)
             return cls(path, open_file(path, "r+" if is_writable else "r"), is_writable=is_writable)
 
     @property
@@ -140,8 +140,7 @@ class FileHandle:
         """The file for one read, as it lies on disk now."""
         with self._turn:
             self._life.check(writing=False)
-            opened = self._enter_reading()
-            self._users += 1
+            opened, self._users = self._enter_reading(), self._users + 1
         try:
             yield opened
         finally:
@@ -218,6 +217,7 @@ class FileHandle:
             if self._version != _version(self._path):  # a writer was here: HDF5's caches are old
                 self.release()
         if self._opened is None:
+            self._clear_readers(self._path, only_old=True)
             self._opened = Opened(open_file(self._path, "r")["/"], "r")
             self._version = _version(self._path)
         return self._opened
@@ -258,11 +258,14 @@ class FileHandle:
                 )
 
     @classmethod
-    def _clear_readers(cls, path: Path) -> None:
+    def _clear_readers(cls, path: Path, *, only_old: bool = False) -> None:
         for handle in list(cls._all):
             opened = handle._opened
             if opened and opened.mode == "r" and _is_same(handle._path, path):
-                handle.release()
+                # From before a writer: HDF5 would share its caches with a reader that comes now.
+                is_old = not handle._users and handle._version != _version(path)
+                if is_old or not only_old:
+                    handle.release()
 
     def _fail(self, error: BaseException) -> None:
         with self._turn:
@@ -278,8 +281,7 @@ class GroupHandle:
     path: Path | None = None
 
     def __init__(self, group: h5py.Group) -> None:
-        root = group["/"] if isinstance(group, h5py.File) else group
-        file = group.file
+        root, file = group["/"] if isinstance(group, h5py.File) else group, group.file
         self.location = str(file.filename) + ("" if root.name == "/" else f":{root.name}")
         self.is_writable = file.mode == "r+"
         self._life = _Life(self.location, is_writable=self.is_writable)

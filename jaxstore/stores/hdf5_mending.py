@@ -10,11 +10,8 @@ made, which takes the place of the old one in one step.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +29,7 @@ from jaxstore.stores.hdf5_description import describe, description_path
 from jaxstore.stores.hdf5_file import new_file, sync_file
 from jaxstore.stores.hdf5_labels import write_labels
 from jaxstore.stores.hdf5_live import LiveFile
+from jaxstore.stores.hdf5_lock import locked
 from jaxstore.stores.hdf5_names import free_place, make_group
 from jaxstore.stores.hdf5_record import (
     Beside,
@@ -41,9 +39,6 @@ from jaxstore.stores.hdf5_record import (
     replace_beside,
 )
 from jaxstore.stores.hdf5_stuck import is_stuck
-
-_PATIENCE_S = 10.0  # with readers, who have the lock only while they read
-_PAUSE_S = 0.002
 
 
 def settle(path: Path) -> None:
@@ -66,7 +61,7 @@ def mend(path: Path, *, durable: bool) -> None:
     if beside.is_new and not path.exists():
         record_path(path).unlink(missing_ok=True)
         return
-    with _locked(path) as is_mine:
+    with locked(path) as is_mine:
         if not is_mine:
             return  # who opens it will be told
         settle(path)
@@ -179,44 +174,3 @@ def _is_whole(path: Path) -> bool:
 
 def _mended_path(path: Path) -> Path:
     return path.with_name(path.name + ".mended")
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Hold the lock that HDF5 takes of a file; False if a writer has it."""
-    until = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            file = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            yield False
-            return
-        try:
-            if _take(file) and os.path.samestat(os.fstat(file), os.stat(path)):
-                yield True
-                return
-            if not _is_only_read(file) or time.monotonic() > until:
-                yield False
-                return
-        finally:
-            os.close(file)
-        time.sleep(_PAUSE_S)
-
-
-def _take(file: int) -> bool:
-    return _flock(file, fcntl.LOCK_EX) if fcntl is not None else False
-
-
-def _is_only_read(file: int) -> bool:
-    return _flock(file, fcntl.LOCK_SH) if fcntl is not None else False
-
-
-def _flock(file: int, how: int) -> bool:
-    assert fcntl is not None
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:  # HDF5 ignores a file system without locks, and so do we
-        return error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-    return True

@@ -86,6 +86,19 @@ def open_store(where: Any, *, mode: str = "r", durable: bool = False) -> Store:
     return ZarrStore.open(place, mode=mode, durable=durable)
 
 
+def takes_hdf5(where: Any) -> bool:
+    """Whether what lies at a place is HDF5, or would be if it were made there.
+
+    Raises:
+        FormatError: A file of another kind is there, or it is a URL of HDF5 that is not local.
+        TypeError: It is no place.
+    """
+    place = _place(where)
+    if not isinstance(place, Path):
+        return _is_of(place, "h5py")
+    return _is_hdf5(place) if place.exists() else place.suffix.lower() in _HDF5_SUFFIXES
+
+
 def _place(where: Any) -> Any:
     """A path as `Path`, every other place as it is.
 

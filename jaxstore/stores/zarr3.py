@@ -22,6 +22,7 @@ from jaxstore.stores.base import ArraySpec, Json
 from jaxstore.stores.blob_keys import check_key
 from jaxstore.stores.blobs import Blobs, blobs_at
 from jaxstore.stores.dtypes import from_stored, same_dtype, to_stored
+from jaxstore.stores.geometry import region_bounds
 from jaxstore.stores.holder import Holder
 from jaxstore.stores.limits import check_memory
 from jaxstore.stores.zarr3_chunks import Chunks
@@ -53,11 +54,17 @@ class ZarrStore:
     """Arrays in a Zarr v3 group; made by `new` or `open`."""
 
     def __init__(
-        self, blobs: Blobs, *, holder: Holder | None, compression: str | None, checksum: bool
+        self,
+        blobs: Blobs,
+        *,
+        holder: Holder | None,
+        compression: str | None,
+        checksum: bool,
+        is_guest: bool = False,
     ) -> None:
         self._blobs = blobs
         self._tree = Hierarchy(blobs, is_writable=holder is not None)
-        self._hold = hold_on(blobs, self._tree, holder) if holder else None
+        self._hold = hold_on(blobs, self._tree, holder, is_guest=is_guest) if holder else None
         self._is_closed = False
         self._compression = compression
         self._checksum = checksum
@@ -105,7 +112,8 @@ class ZarrStore:
 
         Args:
             where: A path, a URL, an obstore store, a zarr store, or a zarr group.
-            mode: "r" to read, also beside a writer; "r+" to write.
+            mode: "r" to read, also beside a writer; "r+" to write; "guest" to write chunks, and
+                arrays of one's own, beside the writer that has it.
             compression: For arrays made from now on.
             checksum: Likewise.
             durable: As for `new`.
@@ -115,15 +123,18 @@ class ZarrStore:
             MissingError: Nothing is there.
             FormatError: It is not a Zarr v3 group.
         """
-        if mode not in ("r", "r+"):
-            raise ValueError(f"mode must be 'r' or 'r+', got {mode!r}")
+        if mode not in ("r", "r+", "guest"):
+            raise ValueError(f"mode must be 'r', 'r+' or 'guest', got {mode!r}")
         _check_compression(compression)
         blobs = blobs_at(where, durable=durable)
         check_root(blobs)
-        holder = Holder.of_this_process() if mode == "r+" else None
-        store = cls(blobs, holder=holder, compression=compression, checksum=checksum)
+        holder, is_guest = (None if mode == "r" else Holder.of_this_process()), mode == "guest"
+        store = cls(
+            blobs, holder=holder, compression=compression, checksum=checksum, is_guest=is_guest
+        )
         if holder:
             store._check_writable()
+        if holder and not is_guest:
             blobs.tidy()
         return store
 
@@ -183,7 +194,7 @@ class ZarrStore:
     def read(self, name: str, region: tuple[slice, ...] = (), *, is_strict: bool = False) -> Array:
         """Copy out a region."""
         document = self._array(name)
-        start, shape = _bounds(name, region, document["shape"])
+        start, shape = region_bounds(name, region, document["shape"])
         dtype = dtype_of(document)
         what = f"{name!r} in {self.location}: the region of {tuple(shape)} {dtype}"
         check_memory(math.prod(shape) * dtype.itemsize, what)
@@ -199,7 +210,7 @@ class ZarrStore:
     def damage(self, name: str, region: tuple[slice, ...]) -> Iterator[str]:
         """What is wrong with each damaged or absent chunk of a region."""
         document = self._array(name)
-        start, shape = _bounds(name, region, document["shape"])
+        start, shape = region_bounds(name, region, document["shape"])
         yield from self._chunks_to_read(name, document).damage(start, shape)
 
     def attrs(self, name: str = "") -> dict[str, Json]:
@@ -220,12 +231,16 @@ class ZarrStore:
             document = group_document({})
         self._tree.replace(name, _with_attrs(document, attrs), own=attrs)
 
+    def check(self) -> None:
+        """Refuse to go on in a store that others took over; what was put outlives a power loss."""
+        hold = self._check_writable()
+        self._blobs.sync()
+        hold.check()
+
     def commit(self, record: Mapping[str, Json]) -> None:
         """Replace the record that says what counts."""
-        hold = self._check_writable()
         text = json.dumps(dict(record))
-        self._blobs.sync()  # what the record tells of, before the record
-        hold.check()
+        self.check()  # what the record tells of, before the record
         self._tree.replace("", _with_attrs(self._tree.root(), {COMMIT: text}))
         self._blobs.sync()
 
@@ -318,17 +333,6 @@ class ZarrStore:
             self._chunks.clear()
             self._hold.take()
         return self._hold
-
-
-def _bounds(
-    name: str, region: tuple[slice, ...], shape: Sequence[int]
-) -> tuple[list[int], list[int]]:
-    """First corner and extent of a region."""
-    if len(region) > len(shape):
-        raise IndexError(f"{name!r}: region {region} has more axes than the shape {tuple(shape)}")
-    cuts = (*region, *[slice(None)] * (len(shape) - len(region)))
-    bounds = [cut.indices(n) for cut, n in zip(cuts, shape, strict=True)]
-    return [start for start, _, _ in bounds], [max(0, stop - start) for start, stop, _ in bounds]
 
 
 def _check_compression(compression: str | None) -> None:

@@ -51,8 +51,10 @@ class Hold(Protocol):
         ...
 
 
-def hold_on(blobs: Blobs, tree: Hierarchy, holder: Holder) -> Hold:
+def hold_on(blobs: Blobs, tree: Hierarchy, holder: Holder, *, is_guest: bool) -> Hold:
     """What keeps others out at a place; not taken yet."""
+    if is_guest:
+        return GuestHold(blobs)
     if isinstance(blobs, FileBlobs):
         return FolderHold(blobs, tree, holder)
     return Lease(blobs, tree, holder)
@@ -111,3 +113,40 @@ class FolderHold:
             f"{self._blobs.location} is written by {holder if named else 'another process'}. "
             "Close that writer, wait until it ends, or open with mode='r' to read beside it."
         )
+
+
+class GuestHold:
+    """Nothing: a guest writes chunks, and arrays of its own, beside the writer that has a store."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._location = blobs.location
+        self._fresh = Hierarchy(blobs, is_writable=False)  # as the writer leaves it
+        self._host: str | None = None  # the opening by which the writer has it
+
+    @property
+    def is_held(self) -> bool:
+        """Whether there is a writer to be beside."""
+        return self._host is not None
+
+    def take(self) -> None:
+        """Note beside whom."""
+        self._host = self._named()
+
+    def check(self) -> None:
+        """Refuse to go on beside another writer than at first."""
+        if self._host != self._named():
+            raise BusyError(
+                f"{self._location} was taken over by another writer than the one that this process "
+                "writes for. What was marked stays, this process adds nothing to it. End it."
+            )
+
+    def note_array(self, name: str) -> None:
+        """Nothing to do."""
+
+    def release(self) -> None:
+        """Nothing to do: what was never had is not given back."""
+
+    def _named(self) -> str:
+        found: Json = self._fresh.root().get("attributes", {}).get(WRITER)
+        holder = Holder.from_json(found, where=self._location)
+        return holder.nonce if holder else ""

@@ -5,6 +5,7 @@ Owned here: the record, and how it reads. The looking is `verify`'s.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ class Damage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a look at every committed chunk of a run or storage came to."""
+    """What a look at every committed chunk of a run, a storage or a result came to."""
 
     location: str
     n_arrays: int
@@ -59,3 +60,20 @@ class Report:
         sizes = f"{self.n_arrays} arrays, {self.n_chunks:,} chunks, {size(self.n_bytes)}"
         found = "all sound" if self.is_sound else f"{len(self.damage):,} damaged"
         return "\n".join([*lines, f"{self.location}: {found}; {sizes} in {self.seconds:.1f} s"])
+
+
+def joined(location: str, reports: Sequence[Report]) -> Report:
+    """What several looks came to, as one; places are told with where they were."""
+    return Report(
+        location=location,
+        n_arrays=sum(report.n_arrays for report in reports),
+        n_chunks=sum(report.n_chunks for report in reports),
+        n_bytes=sum(report.n_bytes for report in reports),
+        seconds=sum(report.seconds for report in reports),
+        damage=tuple(
+            Damage(f"{report.location}: {damage.place}", damage.what)
+            for report in reports
+            for damage in report.damage
+        ),
+        is_whole=all(report.is_whole for report in reports),
+    )

@@ -1,0 +1,107 @@
+"""jaxstore, as a user has it: the only file of the benchmark that knows its names."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from typing import Any
+
+import numpy as np
+from load_job import AbsentError
+from process_data import ARRAY, CHUNK_ROWS, N_VALUES
+from process_job import Job, Outputs, Read, Run
+from process_kernels import KERNELS, peak
+
+
+def import_all() -> Any:
+    """jaxstore, with what it imports when it is first needed."""
+    import jax
+
+    import jaxstore as js
+
+    if not hasattr(js, "process"):
+        raise AbsentError("jaxstore has no process")
+    for name in ("h5py", "hdf5plugin", "numcodecs", "obstore", "zarr"):
+        importlib.import_module(name)
+    for name in ("jaxstore.stores", "jaxstore.sources", "jaxstore.processing"):
+        package = importlib.import_module(name)
+        for module in pkgutil.iter_modules(package.__path__):
+            if not module.name.startswith("engines_"):  # of packages that may be absent
+                importlib.import_module(f"{name}.{module.name}")
+    jax.devices()  # the backend
+    return js
+
+
+def process(job: Job, engine: str = "threads") -> tuple[Run, Read]:
+    """The whole call, from looking for earlier results to the seal of a complete one."""
+    js = import_all()
+
+    def run() -> None:
+        compute(js, job, engine=engine, memory=job.memory_bytes)
+
+    return run, functools.partial(read_results, js, job)
+
+
+def process_warm(job: Job) -> tuple[Run, Read]:
+    """After one of a few items, so that a compiler's memory is no part of what it adds."""
+    js = import_all()
+    few = np.zeros((CHUNK_ROWS, N_VALUES), np.float32)
+    js.process(KERNELS[job.kernel].of_item, few, "memory", progress=False)
+    return process(job)
+
+
+def compute(js: Any, job: Job, **settings: Any) -> None:
+    """One call."""
+    js.process(
+        KERNELS[job.kernel].of_item,
+        f"{job.place}:/{ARRAY}",
+        job.target,
+        name=job.kernel,
+        compression=None,
+        progress=False,
+        **settings,
+    )
+
+
+def read_results(js: Any, job: Job, items: slice) -> Outputs:
+    """What was written."""
+    (result,) = js.find(job.target)
+    if result.state != "complete":
+        raise ValueError(f"{job.target} is {result.state}")
+    return {name: np.asarray(result[name][items]) for name in KERNELS[job.kernel].shapes}
+
+
+def scaled_peak(x: Any, *, by: float) -> dict[str, Any]:
+    """`peak` with a parameter."""
+    found = peak(x)
+    return {"amp": found["amp"] * by, "pos": found["pos"]}
+
+
+def find_again(job: Job) -> tuple[Run, None]:
+    """A complete result of the whole source's first chunk, among others of the same process."""
+    js = import_all()
+    settings: dict[str, Any] = {
+        "name": job.kernel,
+        "select": slice(0, CHUNK_ROWS),
+        "progress": False,
+    }
+    place = f"{job.place}:/{ARRAY}"
+    for k in range(len(js.find(job.target)), job.n_results):
+        js.process(scaled_peak, place, job.target, params={"by": float(k)}, **settings)
+
+    def run() -> None:
+        by = float(job.n_results // 2)
+        js.process(scaled_peak, place, job.target, params={"by": by}, **settings)
+        if len(js.find(job.target)) != job.n_results:
+            raise ValueError(f"{job.target}: computed again")
+
+    return run, None
+
+
+CONTENDERS = {
+    "jaxstore": process,
+    "jaxstore, serial": functools.partial(process, engine="serial"),
+    "jaxstore, warm": process_warm,
+    "jaxstore, found": find_again,
+}

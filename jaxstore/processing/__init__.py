@@ -1,0 +1,1 @@
+"""Process: a JAX function over stored arrays, in bounded memory, exactly once."""

@@ -1,0 +1,200 @@
+"""How many items are computed at once, and how many make a unit, so that a limit holds.
+
+Owned here: the decision, as data, from the compiled program's own account of its memory. It looks
+at the limit, the shapes and the program, never at how many workers there are: sizes change bits.
+
+    batch   items of one call of the program; its footprint is small enough for a cache
+    unit    whole batches, whole chunks of the source where that fits; what is read, written, marked
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
+
+from jaxstore.errors import TooLargeError
+from jaxstore.sizes import size
+
+# Measured on two CPU cores, (n, 4096) float32: an FFT with a peak, and an elementwise kernel, take
+# the same time for footprints of 4 to 32 MiB, 1.4 times that for 1 MiB, 1.8 times for 64 MiB.
+_CPU_BATCH_BYTES = 16 << 20  # where temporaries count twice
+_CPU_UNIT_BYTES = 64 << 20
+_ACCELERATOR_BYTES = 256 << 20  # of a batch and of a unit; it hides what a launch and a copy cost
+_SHARE = (
+    8  # of the limit: a unit's items and outputs take one part, its program or encoding another
+)
+_PROBE_ITEMS = 8  # from here on what a program takes grows evenly (measured)
+_CHUNK_BYTES = 16 << 20  # of the result; larger ones are cut along the axes of an item
+
+
+class Sized(Protocol):
+    """A compiled program."""
+
+    @property
+    def n_bytes(self) -> int:
+        """What it takes while it runs."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What is to be computed, in sizes."""
+
+    n_items: int
+    item_bytes: int  # of one item in
+    out_bytes: int  # of one item out; 0 if a reduction keeps none of them
+    chunk_rows: int  # items that the source stores together
+    n_units_wanted: int  # at least, where there are items enough: for workers, and for resuming
+
+    def __post_init__(self) -> None:
+        if min(self.n_items, self.chunk_rows, self.n_units_wanted) < 1:
+            raise ValueError(f"there must be items, chunks and units: {self}")
+
+    @property
+    def most_items(self) -> int:
+        """Of a unit, so that there are units enough."""
+        return -(-self.n_items // self.n_units_wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """Sizes of batches and units, and what they take."""
+
+    batch_size: int
+    unit_items: int
+    batch_bytes: int  # of the program while it runs
+    unit_bytes: int  # of one unit in flight, its program included
+    memory_bytes: int  # the limit
+
+    @property
+    def most_inflight(self) -> int:
+        """Units that may be read, computed or written at a time."""
+        return max(1, self.memory_bytes // self.unit_bytes)
+
+    def n_inflight(self, wanted: int) -> int:
+        """Units in flight, of so many that would be of use."""
+        return min(wanted, self.most_inflight)
+
+    def projected_bytes(self, wanted: int) -> int:
+        """What so many units in flight take."""
+        return self.n_inflight(wanted) * self.unit_bytes
+
+
+def plan_batch[P: Sized](
+    compile_for: Callable[[int], P], demand: Demand, *, memory_bytes: int, platform: str
+) -> tuple[BatchPlan, P]:
+    """Sizes that keep a limit, and the program of that size, so that it is compiled once.
+
+    Two small programs at most are compiled before it, to see what an item takes.
+
+    Args:
+        compile_for: Of a batch size, its program.
+        demand: What is to be computed.
+        memory_bytes: The limit.
+        platform: Of the device, "cpu" or another.
+
+    Raises:
+        TooLargeError: A single item does not fit.
+    """
+    is_cpu = platform == "cpu"
+    share = memory_bytes // _SHARE
+    footprint = min(share, _CPU_BATCH_BYTES if is_cpu else _ACCELERATOR_BYTES)
+    held = min(share, _CPU_UNIT_BYTES if is_cpu else _ACCELERATOR_BYTES)
+    fitting = max(1, held // max(1, demand.item_bytes + demand.out_bytes))
+    compiled = cache(compile_for)
+    most = min(fitting, 1 << (demand.most_items - 1).bit_length())
+    fixed, per_item = _cost(compiled, demand) if most > _PROBE_ITEMS else (0, 0)
+    room = min(footprint, max(share - fixed, share // 2))
+    wanted = min(most, room // per_item) if per_item else most
+    while True:
+        batch_size = batch_near(max(1, wanted), demand.chunk_rows, fitting)
+        program = compiled(batch_size)
+        if batch_size == 1 or program.n_bytes <= max(share, fixed + footprint):
+            break
+        wanted = batch_size // 2
+    unit_items = unit_near(demand.most_items, batch_size, demand.chunk_rows, fitting)
+    unit_items = min(unit_items, demand.n_items)
+    return planned(demand, batch_size, unit_items, program.n_bytes, memory_bytes), program
+
+
+def planned(
+    demand: Demand, batch_size: int, unit_items: int, batch_bytes: int, memory_bytes: int
+) -> BatchPlan:
+    """What given sizes take; those of a result that is continued are recorded there.
+
+    A unit holds its items and its outputs; and while it is read a stored chunk that it shares with
+    another, while it is computed the program's memory, while it is written its encoded chunks.
+
+    Raises:
+        TooLargeError: A single unit does not fit.
+    """
+    into, out = unit_items * demand.item_bytes, unit_items * demand.out_bytes
+    is_shared = unit_items % demand.chunk_rows and unit_items < demand.n_items
+    chunk = demand.chunk_rows * demand.item_bytes if is_shared else 0
+    unit_bytes = into + out + max(batch_bytes, out, chunk)
+    if unit_bytes > memory_bytes:
+        enough = -(-unit_bytes * 4 // 3 // 2**20)  # a larger limit brings larger batches and units
+        what = "one item takes" if unit_items == 1 else f"a unit of {unit_items} items takes"
+        raise TooLargeError(
+            f"{what} {size(unit_bytes)}, and memory is {size(memory_bytes)}: {size(into)} in, "
+            f"{size(out)} out, beside them {size(batch_bytes)} to compute {batch_size} at once, "
+            f"{size(chunk)} for a stored chunk, {size(out)} to encode. Give memory="
+            f'"{enough} MiB" or more, or make items smaller.'
+        )
+    return BatchPlan(batch_size, unit_items, batch_bytes, unit_bytes, memory_bytes)
+
+
+def batch_near(wanted: int, chunk_rows: int, most_items: int) -> int:
+    """A batch size that suits the chunks of the source, at most `wanted` and over half of it.
+
+    Whole batches and whole chunks should make a unit of few items; where none does, a power of 2.
+
+    >>> batch_near(128, 32, 10**6), batch_near(128, 1000, 10**6), batch_near(128, 1009, 10**4)
+    (128, 125, 128)
+    """
+    power = 1 << (wanted.bit_length() - 1)
+    if chunk_rows <= power:
+        return power // chunk_rows * chunk_rows
+    sizes = range(power, power // 2, -1)
+    best = min(sizes, key=lambda size: math.lcm(size, chunk_rows))
+    return best if math.lcm(best, chunk_rows) <= most_items else power
+
+
+def unit_near(wanted: int, batch_size: int, chunk_rows: int, most_items: int) -> int:
+    """Items of a unit: whole batches, and whole chunks of the source where they fit.
+
+    Chunks come before `wanted`: one that two units share is read and decoded twice.
+
+    >>> unit_near(1000, 128, 256, 4096), unit_near(1000, 128, 1009, 4096), unit_near(1, 8, 32, 99)
+    (768, 896, 32)
+    """
+    step = math.lcm(batch_size, chunk_rows)
+    if step > most_items:
+        step = batch_size
+    return max(1, min(wanted, most_items) // step) * step
+
+
+def chunk_shape(inner_shape: Sequence[int], itemsize: int, unit_items: int) -> tuple[int, ...]:
+    """Chunks of an output: a unit along the items, cut within them where that is too much.
+
+    >>> chunk_shape((3, 4), 4, 10), chunk_shape((4096, 4096), 4, 1)
+    ((10, 3, 4), (1, 2048, 2048))
+    """
+    inner = [max(1, n) for n in inner_shape]  # there are no chunks of length 0
+    while unit_items * math.prod(inner) * itemsize > _CHUNK_BYTES and max(inner, default=1) > 1:
+        longest = inner.index(max(inner))
+        inner[longest] = -(-inner[longest] // 2)
+    return (unit_items, *inner)
+
+
+def _cost(compile_for: Callable[[int], Sized], demand: Demand) -> tuple[int, int]:
+    """Bytes of a program whatever the batch, and for each item; not too low."""
+    few = compile_for(_PROBE_ITEMS).n_bytes
+    if few <= 3 * _PROBE_ITEMS * (demand.item_bytes + demand.out_bytes):
+        return 0, -(-few // _PROBE_ITEMS)  # little else than items: no second probe needed
+    more = compile_for(2 * _PROBE_ITEMS).n_bytes
+    per_item = max(1, -(-(more - few) // _PROBE_ITEMS))
+    return max(0, few - _PROBE_ITEMS * per_item), per_item

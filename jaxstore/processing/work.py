@@ -1,0 +1,137 @@
+"""What a unit is made of: items that are read, a program that runs, chunks that it makes up.
+
+Owned here: two kinds of work, an output for each item and a state of a reduction for each unit;
+the third, which gives a unit in pieces, is `ensemble_steps`'. What happens around them is `job`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from jaxstore.processing.fold import Fold
+from jaxstore.processing.outputs import Output, partial_regions, unit_regions
+from jaxstore.processing.program import Program
+from jaxstore.processing.selection import Selection
+from jaxstore.processing.sourcing import Sources
+from jaxstore.processing.units import Channels, Units
+from jaxstore.stores.results import Region
+
+Array = np.ndarray[Any, Any]
+Piece = tuple[str, tuple[int, ...], Array]  # array, where in it, values of whole chunks
+
+
+class Work(Protocol):
+    """How the units of one result are computed. For several threads at once."""
+
+    @property
+    def units(self) -> Units:
+        """How the work is cut."""
+        ...
+
+    def read(self, unit: int, items: range) -> PyTree[Array]:
+        """Some items of a unit, given as places in the result, on axis 0 of each leaf."""
+        ...
+
+    def compute(self, unit: int, values: PyTree[Array]) -> list[Array]:
+        """What a unit writes, of items that were read; in the order of `regions`."""
+        ...
+
+    def regions(self, unit: int) -> Iterator[tuple[str, Region]]:
+        """Where a unit writes: arrays and whole chunks of them."""
+        ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """Work of which not even one unit is held as a whole."""
+
+    @property
+    def units(self) -> Units:
+        """How the work is cut."""
+        ...
+
+    def read(self, unit: int, items: range) -> PyTree[Array]:
+        """Some items of a unit, as `Work.read`."""
+        ...
+
+    def pieces(self, unit: int, values: PyTree[Array]) -> Iterator[list[Piece]]:
+        """What a unit writes, one lot after the other."""
+        ...
+
+    def regions(self, unit: int) -> Iterator[tuple[str, Region]]:
+        """Where a unit writes, as `Work.regions`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """Items of the sources, as units take them."""
+
+    sources: Sources
+    selection: Selection
+    units: Units
+    channels: Channels | None
+
+    def read(self, unit: int, items: range) -> PyTree[Array]:
+        """Some items of a unit."""
+        wanted = self.selection.items(items.start, items.stop)
+        return self.sources.read(wanted, self.channels, self.units.block(unit))
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """An output for each item."""
+
+    input: Input
+    programs: tuple[Program, ...]  # of a block of channels, and of the last block if it has fewer
+    outputs: tuple[Output, ...]
+
+    @property
+    def units(self) -> Units:
+        """How the work is cut."""
+        return self.input.units
+
+    def read(self, unit: int, items: range) -> PyTree[Array]:
+        """Some items of a unit."""
+        return self.input.read(unit, items)
+
+    def compute(self, unit: int, values: PyTree[Array]) -> list[Array]:
+        """Outputs, (items, ...) each."""
+        is_last = self.units.block(unit) == self.units.n_blocks - 1
+        return jax.tree.leaves(self.programs[-1 if is_last else 0](values))
+
+    def regions(self, unit: int) -> Iterator[tuple[str, Region]]:
+        """The items of a unit in each output."""
+        return unit_regions(unit, self.units, self.input.channels, self.outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Folding:
+    """A state of a reduction for each unit."""
+
+    input: Input
+    fold: Fold
+
+    @property
+    def units(self) -> Units:
+        """How the work is cut."""
+        return self.input.units
+
+    def read(self, unit: int, items: range) -> PyTree[Array]:
+        """Some items of a unit."""
+        return self.input.read(unit, items)
+
+    def compute(self, unit: int, values: PyTree[Array]) -> list[Array]:
+        """The leaves of the state, (1, ...) each."""
+        state = self.fold(self.fold.start, values)
+        return [np.asarray(leaf)[None] for leaf in jax.tree.leaves(state)]
+
+    def regions(self, unit: int) -> Iterator[tuple[str, Region]]:
+        """The state of a unit."""
+        return partial_regions(unit, jax.tree.leaves(self.fold.start))
