@@ -57,6 +57,7 @@ class LoadBench:
     timings: list[dict[str, Any]] = field(default_factory=list)  # of all rows, for the JSON lines
     without: frozenset[str] = frozenset()  # contenders that shall not run
     absent: dict[str, str] = field(default_factory=dict)  # contender: why it cannot run here
+    program: Path = PROBE  # measures one job
 
     def measure(
         self, row: str, jobs: Mapping[str, Job], environment: Mapping[str, str] | None = None
@@ -72,7 +73,7 @@ class LoadBench:
         # A round that does not count fills the page cache; a single round is only to see it work.
         for turn in range(-1 if self.rounds > 1 else 0, self.rounds):
             for name in order(list(taken), max(turn, 0)):
-                run = probe(jobs[name], environment or {})
+                run = probe(self.program, jobs[name], environment or {})
                 if "absent" in run:
                     print(f"  {name}: {run['absent']}", flush=True)
                     self.absent[name] = run["absent"]
@@ -98,11 +99,11 @@ class LoadBench:
         self.timings.append({"row": row, "contender": name, **runs})
 
 
-def probe(job: Job, environment: Mapping[str, str]) -> dict[str, Any]:
+def probe(program: Path, job: Job, environment: Mapping[str, str]) -> dict[str, Any]:
     """Run one process; peers that fail are run again, and said so."""
     for attempt in range(1, ATTEMPTS + 1):
         done = subprocess.run(
-            [sys.executable, PROBE, json.dumps(dataclasses.asdict(job))],
+            [sys.executable, program, json.dumps(dataclasses.asdict(job))],
             capture_output=True,
             text=True,
             timeout=LIMIT_S,

@@ -12,6 +12,7 @@ from typing import Any
 PACKAGES = (
     "jaxstore", "jax", "jaxlib", "numpy", "zarr", "numcodecs", "h5py", "hdf5plugin", "emcee",
     "obstore", "insitubatch", "annbatch", "zarrs", "grain", "xbatcher",
+    "dask", "pyUSID", "joblib",
 )  # fmt: skip
 
 

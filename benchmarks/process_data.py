@@ -144,3 +144,9 @@ def files(path: Path, n_rows: int) -> list[Path]:
     return [path / ARRAY / "c" / str(chunk) / "0" for chunk in range(n_rows // CHUNK_ROWS)]
 
 
+def remove(path: Path) -> None:
+    """A store, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

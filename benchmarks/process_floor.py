@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from process_data import ARRAY, CHUNK_ROWS, N_VALUES, files, spectra
+from process_data import ARRAY, CHUNK_ROWS, files, spectra
 from process_job import Job, Outputs, Read, Run
 from process_kernels import KERNELS, Kernel
 
@@ -54,9 +54,12 @@ def compute(job: Job, *, threads: int = 1) -> tuple[Run, None]:
     compiled = jax.jit(jax.vmap(KERNELS[job.kernel].of_item)).lower(block).compile()
     n_blocks = -(-job.n_items // BLOCK_ROWS)
 
+    def once(_: int) -> None:
+        jax.block_until_ready(compiled(block))
+
     def run() -> None:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda _: jax.block_until_ready(compiled(block)), range(n_blocks)))
+            list(pool.map(once, range(n_blocks)))
 
     return run, None
 

@@ -87,9 +87,7 @@ def pyusid(job: Job, *, cores: int) -> tuple[Run, Read]:
             for name, values in zip(self.results, zip(*self._results, strict=True), strict=True):
                 self.results[name][positions] = values
 
-        @staticmethod
-        def _map_function(spectrum: np.ndarray, *_: Any, **__: Any) -> tuple[Any, ...]:
-            return one_peak(spectrum)
+        _map_function = staticmethod(one_peak)
 
     kernel = KERNELS["peak"]
 
@@ -97,9 +95,7 @@ def pyusid(job: Job, *, cores: int) -> tuple[Run, Read]:
         with h5py.File(job.target, "w"):
             """Where results go."""
         with h5py.File(job.place, "r+") as source, redirect_stdout(sys.stderr):
-            peaks = Peaks(
-                source[ARRAY], "peaks", cores=cores, max_mem_mb=job.memory_bytes // 2**20
-            )
+            peaks = Peaks(source[ARRAY], "peaks", cores=cores, max_mem_mb=job.memory_bytes // 2**20)
             peaks.compute()
             peaks.h5_results_grp.file.close()
 
@@ -110,8 +106,8 @@ def pyusid(job: Job, *, cores: int) -> tuple[Run, Read]:
     return run, read
 
 
-def one_peak(spectrum: np.ndarray) -> tuple[Any, ...]:
-    """Of one spectrum, for workers that import it."""
+def one_peak(spectrum: np.ndarray, *_: Any, **__: Any) -> tuple[Any, ...]:
+    """Height and place of one spectrum's peak, for workers that import it."""
     heights = np.abs(np.fft.rfft(spectrum))
     at = heights.argmax()
     return heights[at], at

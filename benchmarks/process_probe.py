@@ -6,7 +6,6 @@ Usage: python process_probe.py JOB          JOB is a `process_job.Job` as JSON
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ import process_ours
 import process_peers
 from load_job import AbsentError
 from load_probe import TOUCHED_BYTES, cpu_s, touch_memory
-from process_data import CHUNK_ROWS, ITEM_BYTES
+from process_data import CHUNK_ROWS, ITEM_BYTES, remove
 from process_job import Contender, Job, Read, Run
 from process_kernels import KERNELS
 from resident import forget_peak, peak_bytes, resident_bytes
@@ -64,7 +63,7 @@ def check(job: Job, read: Read) -> None:
     last = job.n_items - CHUNK_ROWS
     starts = {0, last // 2, last}
     parts = [slice(start, start + CHUNK_ROWS) for start in sorted(starts)]
-    for items in [slice(0, job.n_items)] if job.kernel == "peak" else parts:
+    for items in [slice(0, job.n_items)] if not kernel.is_large else parts:
         if not kernel.is_right(np.arange(job.n_items)[items], read(items)):
             raise ValueError(f"{job.contender}: what {job.kernel!r} gave for {items} is wrong")
 
@@ -87,14 +86,6 @@ def main() -> None:
         if not job.n_results:
             remove(Path(job.target))
     print(json.dumps(found))
-
-
-def remove(path: Path) -> None:
-    """A store, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,15 @@ from jaxstore.loading.shuffle import block_shuffled_order, chunk_permutation, sh
 from jaxstore.loading.split import SplitManifest, SplitName, split_by_chunk
 from jaxstore.loading.statistics import EpochStatistics
 from jaxstore.loading.views import Variable
+from jaxstore.processing.ensemble import ensemble
 from jaxstore.processing.finding import find
 from jaxstore.processing.plan import Plan
 from jaxstore.processing.process import plan, process
+from jaxstore.processing.process_class import Process
 from jaxstore.processing.reduce import Reduce
 from jaxstore.processing.result import Result
 from jaxstore.processing.result_array import ResultArray
+from jaxstore.processing.sample import sample
 from jaxstore.saving.base_storage import BaseStorage
 from jaxstore.saving.checkpoint import Checkpoint
 from jaxstore.saving.collectors import HDF5Collector, MemoryCollector, ZarrCollector
@@ -83,6 +86,7 @@ __all__ = [
     "News",
     "NumpyStorage",
     "Plan",
+    "Process",
     "ReadPlan",
     "Reduce",
     "Report",
@@ -103,6 +107,7 @@ __all__ = [
     "chunk_permutation",
     "dedup_ratio",
     "dict_to_pytree",
+    "ensemble",
     "ensure_local_dir",
     "feed",
     "find",
@@ -117,6 +122,7 @@ __all__ = [
     "pytree_to_dict",
     "rank_directory",
     "register_dictionize_rule",
+    "sample",
     "save",
     "scan",
     "shuffle_quality",

@@ -106,7 +106,8 @@ def of_array(value: ArrayLike) -> str:
     False
     """
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-        value = jax.random.key_data(value)
+        with jax.ensure_compile_time_eval():  # also while a program around this one is traced
+            value = jax.random.key_data(value)
     array = np.asarray(value)
     shape = array.shape  # `ascontiguousarray` makes a vector of a scalar
     array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))

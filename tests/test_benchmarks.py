@@ -1,6 +1,7 @@
 """Benchmarks run from end to end, in sizes that prove nothing about speed."""
 
 import contextlib
+import dataclasses
 import doctest
 import importlib
 import importlib.util
@@ -113,7 +114,9 @@ def test_the_table_and_the_picture_show_the_same_figures(results, lines):
     assert (results / "saving.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["timing", "figures", "table", "load_server", "load_waits"])
+@pytest.mark.parametrize(
+    "name", ["timing", "figures", "table", "load_server", "load_waits", "process_data"]
+)
 def test_examples_in_docstrings_hold(name, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     assert doctest.testmod(importlib.import_module(name)).failed == 0
@@ -301,3 +304,117 @@ OTHERS_S = {
     ("hdf5_raw", "h5py slices"): 2.0,
     ("hdf5_raw", "h5py slices, shuffled"): 2.0,
 }
+
+
+N_SPECTRA = 512  # two chunks
+MIB = 2**20
+PROCESS_S = {  # what others take where ours takes 1 s and just meets its targets
+    "hand-written": 1 / 1.15, "hand-written, ahead": 1 / 1.15, "hand-written, paths": 1 / 1.15,
+    "dask, NumPy": 2.0, "dask, JAX": 2.0, "pyUSID, one core": 5.0, "pyUSID, two cores": 5.0,
+}  # fmt: skip
+STORED = [  # contender, kernel, store
+    ("hand-written", "peak", "raw.h5"), ("hand-written, ahead", "line", "raw.h5"),
+    ("hand-written, ahead", "peak", "raw.zarr"), ("chunk by chunk", "line", "raw.zarr"),
+    ("dask, NumPy", "peak", "raw.zarr"), ("dask, JAX", "line", "raw.zarr"),
+    ("pyUSID, one core", "peak", "usid.h5"), ("pyUSID, two cores", "peak", "usid.h5"),
+    ("jaxstore", "line", "raw.h5"), ("jaxstore, serial", "peak", "raw.zarr"),
+    ("jaxstore, warm", "line", "raw.zarr"), ("jaxstore, paths", "path", "raw.zarr"),
+    ("hand-written, paths", "path", "raw.zarr"),
+]  # fmt: skip
+
+
+class TestProcessing:
+    """The benchmark of processing."""
+
+    def test_a_run_leaves_table_lines_and_picture(self, tmp_path):
+        pytest.importorskip("matplotlib")
+        out = tmp_path / "out"
+        sizes = [
+            "--items",
+            N_SPECTRA,
+            "--rounds",
+            1,
+            "--only",
+            "fixed",
+            "--without",
+            "hand-written",
+        ]
+        done = run_program("processing.py", *sizes, "--folder", tmp_path, "--out", out)
+        assert done.returncode == 0, done.stderr
+        lines = lines_of(out / "processing.jsonl")
+        assert [f["against"] for f in lines["figure"]] == ["left out", "left out"]
+        assert [t["contender"] for t in lines["timing"]] == ["jaxstore", "jaxstore, serial"]
+        assert lines["configuration"][0]["items"] == N_SPECTRA
+        table = (out / "processing.md").read_text(encoding="utf-8")
+        assert re.search(r"^\| fixed \| jaxstore, serial +\| [0-9]", table, re.M)
+        assert (out / "processing.png").read_bytes().startswith(b"\x89PNG")
+        assert [p.name for p in tmp_path.iterdir() if "result" in p.name] == []
+
+    @pytest.mark.slow  # a second or two for each
+    @pytest.mark.parametrize(("contender", "kernel", "store"), STORED)
+    def test_what_a_contender_stores_is_right(self, modules, tmp_path, contender, kernel, store):
+        place = modules("process_data").make(modules("process_data").Data(tmp_path, 512), store)
+        job = modules("process_job").Job(
+            contender, kernel, str(place), 512, str(tmp_path / f"to{place.suffix}"), 64 * MIB
+        )
+        done = run_program("process_probe.py", json.dumps(dataclasses.asdict(job)))
+        assert done.returncode == 0, done.stderr
+        assert "absent" not in json.loads(done.stdout.splitlines()[-1])
+
+    @pytest.mark.parametrize("kernel", ["peak", "line"])
+    def test_a_wrong_result_is_noticed(self, modules, kernel):
+        probe, data = modules("process_probe"), modules("process_data")
+        job = modules("process_job").Job("x", kernel, "", N_SPECTRA, "", 0)
+        of_block = modules("process_kernels").KERNELS[kernel].of_block
+        right = of_block(data.spectra(np.arange(N_SPECTRA)))
+        probe.check(job, lambda items: {name: v[items] for name, v in right.items()})
+        for name, values in right.items():
+            swapped = values.copy()
+            swapped[[0, -1]] = 2 * values[[-1, 0]]
+            wrong = {**right, name: swapped}
+            with pytest.raises(ValueError, match=f"x: what '{kernel}' gave for"):
+                probe.check(job, lambda items, wrong=wrong: {n: v[items] for n, v in wrong.items()})
+
+    def test_paths_of_another_drift_or_volatility_are_noticed(self, modules):
+        ensemble = modules("process_ensemble")
+        noise = np.random.default_rng(0).standard_normal((20_000, 1))
+
+        def found(drift, volatility):
+            return {"x": np.exp(drift - volatility**2 / 2 + volatility * noise)}
+
+        assert ensemble.is_right(found(0.05, 0.2))
+        assert not ensemble.is_right(found(0.07, 0.2))
+        assert not ensemble.is_right(found(0.05, 0.22))
+
+    @pytest.mark.parametrize("is_good", [True, False])
+    def test_each_target_is_judged_by_its_bound(self, modules, monkeypatch, tmp_path, is_good):
+        rows = modules("process_rows")
+        monkeypatch.setattr(rows, "make", lambda data, store: data.path(store))
+        monkeypatch.setattr(rows, "served", lambda folder: contextlib.nullcontext({}))
+        bench = CannedProcessing(modules, tmp_path, 0.99 if is_good else 1.01)
+        figures = [f for name in rows.ROWS for f in getattr(rows.Rows(bench, False), name)()]
+        judged = [f for f in figures if f.target is not None]
+        assert len(judged) == 18
+        for figure in judged:
+            assert figure.verdict.startswith("met" if is_good else "missed"), figure
+
+
+class CannedProcessing:
+    """Measures nothing; ours is `off` times what the targets allow."""
+
+    def __init__(self, modules, folder, off):
+        self.modules, self.off, self.absent = modules, off, {}
+        self.data = modules("process_data").Data(folder, 122_880)
+
+    def measure(self, row, jobs, environment=None):
+        return {name: self.measured(name, job) for name, job in jobs.items()}
+
+    def measured(self, name, job):
+        ours = name.startswith("jaxstore")
+        allowed = job.memory_bytes + 64 * MIB
+        run = {
+            "wall_s": self.off if ours else PROCESS_S.get(name, 1.0),
+            "cpu_s": 1.0,
+            "added_bytes": self.off * allowed,
+        }
+        return self.modules("load_bench").Measured((run,))

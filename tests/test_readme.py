@@ -35,12 +35,12 @@ SECTIONS = {
 }
 
 
-# What a loader prints of itself.
-DESCRIPTION = "".join(re.findall(r"^```text\n(.*?)^```$", README, re.M | re.S))
+# What a loader prints of itself, and a plan; the sizes at its end are those of one XLA.
+DESCRIPTION, PLAN = re.findall(r"^```text\n(.*?)^```$", README, re.M | re.S)
 
 
 def test_there_is_code_to_run() -> None:
-    assert set(SECTIONS) == {"Save", "Load", "Extend"}
+    assert set(SECTIONS) == {"Save", "Load", "Process", "Extend"}
     assert DESCRIPTION
 
 
@@ -49,6 +49,7 @@ def test_there_is_code_to_run() -> None:
     [
         ("Save", "theta[north]"),
         ("Load", DESCRIPTION),
+        ("Process", PLAN.partition("  items")[0]),
         ("Extend", "0 [1.5]"),
         ("Extend", "\n9801.0"),
     ],

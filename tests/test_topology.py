@@ -100,6 +100,16 @@ class TestUnderMPI:
             assert texts[f"disk{rank}"].startswith(f"OSError 28 [Errno 28] {stops}")
             assert texts[f"other{rank}"] == f"JaxstoreError None {stops}: KeyError: 'x'"
 
+    def test_what_all_do_together_ends_for_all_and_soon_when_one_fails(self, tmp_path):
+        mpi("as_one", tmp_path)
+        texts = {path.name: path.read_text() for path in tmp_path.iterdir()}
+        for i in range(2):
+            stops = "rank 1 failed, so rank 0 of 3 stops"
+            assert texts[f"said{i}0"] == f"OSError 28 [Errno 28] {stops}: OSError: [Errno 28] full"
+            assert texts[f"said{i}1"] == "OSError 28 [Errno 28] full"
+            assert texts[f"said{i}2"] == "ValueError None x"
+        assert {"stopped0", "stopped2"} < set(texts)
+
     def test_ranks_that_cannot_see_one_another_are_refused(self):
         pytest.importorskip("mpi4py.MPI")
         code = "from jaxstore.topology import place; place()"
@@ -136,8 +146,8 @@ class TestUnderJax:
     def test_processes_of_one_job_are_numbered_by_jax(self, tmp_path):
         code = """
 import sys, jax
-from jaxstore.errors import ExistsError
-from jaxstore.topology import place, root_only
+from jaxstore.errors import ExistsError, MismatchError
+from jaxstore.topology import from_root, place, root_only, together
 rank, port = int(sys.argv[1]), sys.argv[2]
 # Not to stdout, where the collectives of JAX write as well, in pieces.
 answers = open(sys.argv[3], "w", encoding="utf-8")
@@ -150,6 +160,15 @@ try:
     root_only(fail)
 except ExistsError as error:
     print(error, file=answers)
+assert from_root(lambda: [rank, "ä" * 100_000]) == [0, "ä" * 100_000]
+assert together(lambda watch: "ä" * rank) == ["", "ä"]
+def other(watch):
+    if rank == 1:
+        raise MismatchError("other")
+try:
+    together(other)
+except MismatchError as error:
+    print(type(error).__name__, error, file=answers)
 answers.close()
 """
         with socket.socket() as free:
@@ -168,8 +187,13 @@ answers.close()
         outputs = [rank.communicate(timeout=120) for rank in ranks]
         assert [rank.returncode for rank in ranks] == [0, 0], outputs
         said = [(tmp_path / str(r)).read_text("utf-8").splitlines() for r in (0, 1)]
-        assert said[0] == ["Place(rank=0, size=2, kind='jax')", "mine ä"]
+        assert said[0] == [
+            "Place(rank=0, size=2, kind='jax')",
+            "mine ä",
+            "MismatchError rank 1 failed, so rank 0 of 2 stops: MismatchError: other",
+        ]
         assert said[1] == [
             "Place(rank=1, size=2, kind='jax')",
             "rank 0 failed, so rank 1 of 2 stops: ExistsError: mine ä",
+            "MismatchError other",
         ]

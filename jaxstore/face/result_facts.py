@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from jaxstore.errors import FormatError, MissingError
 from jaxstore.processing.finding import find
 from jaxstore.processing.result import Result
+from jaxstore.processing.same import shown
 from jaxstore.stores.base import Json
 from jaxstore.stores.results import DONE, FAILED
 from jaxstore.stores.results_place import results_at
@@ -59,7 +60,7 @@ def facts_of_result(result: Result) -> Json:
             }
             for name in result
         ],
-        "params": {key: repr(value) for key, value in result.params.items()},
+        "params": {key: shown(value) for key, value in result.manifest.computation.params.items()},
         "provenance": result.provenance,
     }
 
@@ -71,8 +72,7 @@ def heading_of(facts: Json) -> Iterator[str]:
     yield f"result at {facts['location']}"
     yield f"  {'state':10} {facts['state']}, {facts['done']:,} of {facts['units']:,} units{failed}"
     for source in provenance["computation"]["sources"]:
-        array = f"{source['name']} {source['shape']} {source['dtype']}"
-        yield f"  {'source':10} {array} in {source['place']}"
+        yield f"  {'source':10} {source['place']}, {source['dtype']} {source['shape']}"
     for number, (key, value) in enumerate(facts["params"].items()):
         yield f"  {'params' * (number == 0):10} {key} {value}"
     for number, session in enumerate(provenance["sessions"]):

@@ -54,6 +54,13 @@ def carry_out(order: Order, target: Any, options: Options) -> Result:
     return Result(place, name, n_items=recipe.shown_items, retry=again)
 
 
+def matching(order: Order, target: Any, options: Options) -> tuple[ResultPlace, Matches]:
+    """The results that are the same computation, and where they lie; nothing is written."""
+    with closing(make_recipe(order)) as recipe:
+        place = _place_of(recipe, target, options)
+        return place, matches(place, recipe.computation, _stem(recipe))
+
+
 def foresee(order: Order, target: Any, options: Options) -> Plan:
     """What `carry_out` would do; nothing is written."""
     with closing(make_recipe(order)) as recipe:
@@ -132,6 +139,8 @@ class _Run:
             with closing(Result(place, name, n_items=recipe.shown_items)) as result:
                 if result.state == "complete":
                     return {"name": name, "todo": None}
+            if not options.resume:  # it has fewer items than are asked for
+                name = None
         self.cut = _cut(recipe, place, name, options)
         if name is None:
             self.session = begin_new(recipe, place, stem, self.cut)
@@ -159,7 +168,7 @@ class _Run:
 
     def _end(self) -> Json:
         assert self.session is not None
-        finish(self.session, self.recipe)
+        finish(self.session, self.recipe, self.place)
         # Before the others go on: they may open the result at once.
         self.session.owner.close()
         return None

@@ -13,7 +13,7 @@ import jax
 
 from jaxstore.processing.ensemble_items import Numbers
 from jaxstore.processing.ensemble_simulation import times_in_block
-from jaxstore.processing.ensemble_steps import Steps, Stepping, block_bytes, compile_steps
+from jaxstore.processing.ensemble_steps import Stepping, Steps, block_bytes, compile_steps
 from jaxstore.processing.fold import Fold, compile_fold
 from jaxstore.processing.kernel import n_bytes_of
 from jaxstore.processing.memory import BatchPlan, Demand, plan_batch, planned
@@ -50,11 +50,13 @@ def cut_afresh(recipe: Recipe, options: Options) -> Cut:
     memory_bytes, wanted = options.memory_bytes, options.unit_items
     times = None if recipe.trajectory is None else times_in_block(recipe.outputs)
     compiled = cache(partial(_compile, recipe, times))
-    plan, program = plan_batch(
-        compiled, demand, memory_bytes=memory_bytes, platform=jax.default_backend()
-    )
-    unit_items = wanted or plan.unit_items
-    batch_size = options.batch_size or min(plan.batch_size, unit_items)
+    batch_size, unit_items = options.batch_size, wanted
+    if batch_size is None or unit_items is None:
+        plan, _ = plan_batch(
+            compiled, demand, memory_bytes=memory_bytes, platform=jax.default_backend()
+        )
+        unit_items = wanted or plan.unit_items
+        batch_size = batch_size or min(plan.batch_size, unit_items)
     program = compiled(batch_size)
     plan = planned(demand, batch_size, unit_items, program.n_bytes, memory_bytes)
     sizes = Sizes(batch_size, _units(recipe, unit_items), times)
@@ -79,7 +81,9 @@ def cut_again(recipe: Recipe, options: Options, sizes: Sizes) -> Cut:
 
 
 def _cut(recipe: Recipe, sizes: Sizes, plan: BatchPlan, program: Program | Fold | Steps) -> Cut:
-    taken = Input(recipe.sources, recipe.selection, sizes.units, recipe.channels)
+    taken = Input(
+        recipe.sources, recipe.selection, sizes.units, recipe.channels, recipe.order.hooks
+    )
     if isinstance(program, Fold):
         assert recipe.reduction is not None
         states = state_of(recipe.reduction, recipe.kernels[0].out)
@@ -120,6 +124,7 @@ def _demand(recipe: Recipe) -> Demand:
         out_bytes=out_bytes,
         chunk_rows=sources.chunk_items,
         n_units_wanted=min(wanted, n_items),
+        is_picked=recipe.selection.indices is not None,
     )
 
 

@@ -7,9 +7,11 @@ a dask cluster `engines_dask`; each of them runs its share by these.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 
+from jaxstore.errors import JaxstoreError
 from jaxstore.processing.job import Job
 
 Watch = Callable[[], None]  # is called about once a second, and may raise to end the work
@@ -19,12 +21,10 @@ _PAUSE_S = 1.0
 
 def run_serially(job: Job, units: Sequence[int], watch: Watch) -> None:
     """One unit after the other in this thread, where a debugger finds it."""
-    try:
+    with _marked(job):
         for unit in units:
             job.run(unit)
             watch()
-    finally:
-        job.flush()
 
 
 def run_on_threads(
@@ -44,19 +44,31 @@ def run_on_threads(
             begin; what they wrote is marked.
     """
     shares = _Shares(job, units, threading.Semaphore(n_workers))
+    with (
+        _marked(job),
+        ThreadPoolExecutor(n_inflight, thread_name_prefix="jaxstore-unit") as pool,
+    ):
+        try:
+            pending = {pool.submit(shares.work) for _ in range(min(n_inflight, len(units)))}
+            while pending:
+                _, pending = wait(pending, _PAUSE_S, FIRST_EXCEPTION)
+                shares.check()
+                watch()
+        finally:
+            shares.stop()
+
+
+@contextmanager
+def _marked(job: Job) -> Iterator[None]:
+    """Mark what was written at the end, also where it is an error."""
     try:
-        with ThreadPoolExecutor(n_inflight, thread_name_prefix="jaxstore-unit") as pool:
-            try:
-                pending = {pool.submit(shares.work) for _ in range(min(n_inflight, len(units)))}
-                while pending:
-                    done, pending = wait(pending, _PAUSE_S, FIRST_EXCEPTION)
-                    for future in done:
-                        future.result()
-                    watch()
-            finally:
-                shares.stop()
-    finally:
-        job.flush()
+        yield
+    except BaseException:
+        # Where marks cannot be written either, what went wrong first tells more.
+        with suppress(JaxstoreError, OSError):
+            job.flush()
+        raise
+    job.flush()
 
 
 class _Shares:
@@ -68,6 +80,12 @@ class _Shares:
         self._turn = turn
         self._lock = threading.Lock()  # guards the iterator
         self._is_stopped = False
+        self._error: BaseException | None = None  # the first; others may only follow from it
+
+    def check(self) -> None:
+        """Raise what a thread raised."""
+        if self._error is not None:
+            raise self._error
 
     def stop(self) -> None:
         """Hand out no more."""
@@ -79,7 +97,9 @@ class _Shares:
         while (unit := self._next()) is not None:
             try:
                 self._job.run(unit, self._turn)
-            except BaseException:
+            except BaseException as error:
+                with self._lock:
+                    self._error = self._error or error
                 self.stop()
                 raise
 

@@ -115,23 +115,12 @@ def ensemble(
     settings = dict(params or {})
     if _KEY in settings:
         raise MismatchError("params have 'key', which is the key of the ensemble. Name it so.")
-    if (length is None) != (init is None) or (length is None and thin != 1):
+    if length is not None and on_error != "raise":
         raise MismatchError(
-            "length, init and thin go together, for simulations given as steps: "
-            "ensemble(step, n, target, key=key, init=init, length=1000). Leave all out for others."
+            f"on_error={on_error!r} does not go with length: a trajectory that fails is not at "
+            "rest as a whole. Leave it out."
         )
-    function: Simulation | Trajectory = Simulation(simulate)
-    if length is not None and init is not None:
-        if on_error != "raise":
-            raise MismatchError(
-                f"on_error={on_error!r} does not go with length: a trajectory that fails is not "
-                "at rest as a whole. Leave it out."
-            )
-        _check_call(init, settings, "init(key, i)", 2)
-        _check_call(simulate, settings, "step(key, state, t)", 3)
-        function = Trajectory(init, simulate, length, thin)
-    else:
-        _check_call(simulate, settings, "simulate(key, i)", 2)
+    function = _member(simulate, init, length, thin, settings)
     order, options = understand(
         function,
         Numbers(n),
@@ -157,6 +146,27 @@ def ensemble(
         progress=progress,
     )
     return carry_out(replace(order, is_growing=reduce is None), target, options)
+
+
+def _member(
+    simulate: Callable[..., PyTree[Any]],
+    init: Callable[..., PyTree[Any]] | None,
+    length: int | None,
+    thin: int,
+    params: Mapping[str, Any],
+) -> Simulation | Trajectory:
+    """What is computed for one number."""
+    if length is None and init is None and thin == 1:
+        _check_call(simulate, params, "simulate(key, i)", 2)
+        return Simulation(simulate)
+    if length is None or init is None:
+        raise MismatchError(
+            "length, init and thin go together, for simulations given as steps: "
+            "ensemble(step, n, target, key=key, init=init, length=1000). Leave all out for others."
+        )
+    _check_call(init, params, "init(key, i)", 2)
+    _check_call(simulate, params, "step(key, state, t)", 3)
+    return Trajectory(init, simulate, length, thin)
 
 
 def _check_key(key: Any) -> None:

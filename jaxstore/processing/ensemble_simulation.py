@@ -91,8 +91,7 @@ class Trajectory:
         n: Int32[Array, ""],
         *,
         n_times: int,
-        key: Any,
-        **params: Any,
+        **given: Any,
     ) -> tuple[PyTree[Array], PyTree[Array]]:
         """States n kept times later, and the outputs of those times, (items, n_times, ...).
 
@@ -105,7 +104,9 @@ class Trajectory:
             first: Kept times before.
             n: Kept times to compute; of the others the outputs are 0.
             n_times: There is room for.
+            given: The key of the ensemble, and the parameters.
         """
+        key, params = given["key"], {name: given[name] for name in given if name != "key"}
 
         def step(t: Array, states: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array]]:
             def one(i: Array, state: PyTree[Array]) -> Any:

@@ -78,7 +78,7 @@ class Job:
         for (name, region), value in zip(self.work.regions(unit), values, strict=True):
             self.group.write(name, [part.start for part in region], value)
         if errors is not None:
-            self.group.write(ERRORS, (items.start, 0), errors)
+            self.group.write(ERRORS, (items.start, self.work.units.block(unit), 0), errors)
         self._ledger.note(unit, DONE if errors is None else FAILED)
         self._report(self.work.units.n_items_of([unit]))
 
@@ -131,27 +131,32 @@ class Job:
                 if attempt < self._care.retries:
                     _log.warning("unit %d failed and is tried again: %s", unit, error)
                 elif self._care.on_error == "record":
-                    return self._one_by_one(work, unit)
+                    return self._in_parts(work, unit)
                 else:
                     error.add_note(_where(work, unit))
                     raise
         raise AssertionError("a unit is tried at least once")
 
-    def _one_by_one(self, work: Work, unit: int) -> tuple[list[Array], Array | None]:
+    def _in_parts(self, work: Work, unit: int) -> tuple[list[Array], Array | None]:
         """The outputs of a unit, with fill values where an item fails."""
         items = work.units.items(unit)
         values = [self._empty(name, region) for name, region in work.regions(unit)]
-        errors = np.zeros((len(items), ERROR_BYTES), np.uint8)
-        for row, item in enumerate(items):
+        errors = np.zeros((len(items), 1, ERROR_BYTES), np.uint8)
+        waiting = [items]
+        while waiting:
+            part = waiting.pop()
             try:
-                found = _alone(work, unit, item)
+                found = _some(work, unit, part)
             except Exception as error:
-                _log.warning("item %d failed: %s", item, error)
-                text = f"{type(error).__name__}: {error}".encode()[:ERROR_BYTES]
-                errors[row, : len(text)] = np.frombuffer(text, np.uint8)
+                if len(part) > 1:
+                    waiting += _halves(part)
+                    continue
+                _log.warning("item %d failed: %s", part.start, error)
+                text = _words(error)
+                errors[part.start - items.start, 0, : len(text)] = np.frombuffer(text, np.uint8)
                 continue
-            for value, one in zip(values, found, strict=True):
-                value[row] = one[0]
+            for value, some in zip(values, found, strict=True):
+                value[part.start - items.start : part.stop - items.start] = some
         return values, errors if errors.any() else None
 
     def _empty(self, name: str, region: tuple[slice, ...]) -> Array:
@@ -161,18 +166,41 @@ class Job:
         return np.full(shape, fill, dtype)
 
 
+def _words(error: Exception) -> bytes:
+    """An error as it is recorded; of a long one start and end, where a traceback tells most."""
+    text = f"{type(error).__name__}: {error}".strip().encode()
+    if len(text) <= ERROR_BYTES:
+        return text
+    start = text[: ERROR_BYTES // 4]
+    return start + b" ... " + text[len(start) + 5 - ERROR_BYTES :]
+
+
 def _where(work: Work, unit: int) -> str:
-    """Which item of a unit fails, found by trying each alone."""
-    for item in work.units.items(unit):
-        try:
-            _alone(work, unit, item)
-        except Exception:
-            return f"in item {item} of the result, unit {unit}"
+    """Which item of a unit fails, found by halves: one by one would read chunks again and again."""
+    part = work.units.items(unit)
+    while len(part) > 1:
+        first, rest = _halves(part)
+        part = first if _fails(work, unit, first) else rest
+    if _fails(work, unit, part):
+        return f"in item {part.start} of the result, unit {unit}"
     return _together(work, unit)
 
 
-def _alone(work: Work, unit: int, item: int) -> list[Array]:
-    return work.compute(unit, work.read(unit, range(item, item + 1)))
+def _halves(items: range) -> tuple[range, range]:
+    middle = items.start + len(items) // 2
+    return range(items.start, middle), range(middle, items.stop)
+
+
+def _fails(work: Work, unit: int, items: range) -> bool:
+    try:
+        _some(work, unit, items)
+    except Exception:
+        return True
+    return False
+
+
+def _some(work: Work, unit: int, items: range) -> list[Array]:
+    return work.compute(unit, work.read(unit, items))
 
 
 def _together(work: Work | Streaming, unit: int) -> str:

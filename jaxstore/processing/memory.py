@@ -48,6 +48,7 @@ class Demand:
     out_bytes: int  # of one item out; 0 if a reduction keeps none of them
     chunk_rows: int  # items that the source stores together
     n_units_wanted: int  # at least, where there are items enough: for workers, and for resuming
+    is_picked: bool = False  # some items of the source, perhaps a few of each chunk
 
     def __post_init__(self) -> None:
         if min(self.n_items, self.chunk_rows, self.n_units_wanted) < 1:
@@ -132,7 +133,8 @@ def planned(
         TooLargeError: A single unit does not fit.
     """
     into, out = unit_items * demand.item_bytes, unit_items * demand.out_bytes
-    is_shared = unit_items % demand.chunk_rows and unit_items < demand.n_items
+    is_cut = unit_items % demand.chunk_rows and unit_items < demand.n_items
+    is_shared = is_cut or demand.is_picked
     chunk = demand.chunk_rows * demand.item_bytes if is_shared else 0
     unit_bytes = into + out + max(batch_bytes, out, chunk)
     if unit_bytes > memory_bytes:

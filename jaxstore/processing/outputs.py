@@ -6,7 +6,7 @@ Owned here: every decision about the layout of a result, as data. What the kerne
     <result>/<leaf>          (item, *leaf.shape), a unit is whole chunks; leaf.shape of a reduction
     <result>/_partials/<i>   (unit, *state.shape), of reductions
     <result>/_params/<name>  values of array parameters, and the items that were selected
-    <result>/_errors         (item, byte): what went wrong with an item, where that is recorded
+    <result>/_errors         (item, block, byte): what went wrong with an item that failed
 """
 
 from __future__ import annotations
@@ -152,9 +152,9 @@ def partial_specs(states: Sequence[Any], units: Units) -> list[ArraySpec]:
 
 def errors_spec(units: Units) -> ArraySpec:
     """How the words on failed items lie in the result; of other items nothing is written."""
-    shape = (units.n_items, ERROR_BYTES)
-    chunks = (units.unit_items, ERROR_BYTES)
-    return ArraySpec(ERRORS, shape, chunks, np.dtype(np.uint8), (ITEM, "byte"))
+    shape = (units.n_items, units.n_blocks, ERROR_BYTES)
+    chunks = (units.unit_items, 1, ERROR_BYTES)
+    return ArraySpec(ERRORS, shape, chunks, np.dtype(np.uint8), (ITEM, "block", "byte"))
 
 
 def unit_regions(

@@ -66,7 +66,7 @@ class Plan:
                 f"  gives    {', '.join(arrays)} for each item; {size(self.result_bytes)}",
                 f"  items    {self.n_items:,} in {self.n_units:,} units of {self.unit_items:,}, "
                 f"{self.batch_size:,} computed at once; each chunk read "
-                f"{self.reads_per_chunk:.3g} times",
+                f"{_times(self.reads_per_chunk)}",
                 f"  engine   {self.engine}, {self.workers} at once",
                 f"  memory   {size(self.projected_bytes)} of {size(self.memory_bytes)}: "
                 f"{self.inflight} units, a program of {size(self.batch_bytes)}",
@@ -124,3 +124,7 @@ def _reads_per_chunk(recipe: Recipe, units: Units) -> float:
             n_read += len(chunks)
             needed |= {(number, chunk) for chunk in chunks}
     return n_read / len(needed)
+
+
+def _times(n: float) -> str:
+    return "once" if n == 1 else f"{n:.3g} times"

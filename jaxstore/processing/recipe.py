@@ -27,6 +27,7 @@ from jaxstore.processing.same import Computation
 from jaxstore.processing.selection import Selection, select_items
 from jaxstore.processing.sourcing import Sources, is_place, open_sources
 from jaxstore.processing.units import Channels
+from jaxstore.processing.work import Hooks
 from jaxstore.stores.base import Json
 
 
@@ -51,6 +52,7 @@ class Order:
     is_strict: bool = False
     is_growing: bool = False
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    hooks: Hooks = field(default_factory=Hooks)
 
     @property
     def process_name(self) -> str:
@@ -102,12 +104,13 @@ class Recipe:
         """How it was asked for, in words that can be given again."""
         order = self.order
         shown = jax.tree.map(_address, order.source, is_leaf=is_place)
+        dtypes = self.sources.structure.unflatten(map(str, self.sources.dtypes))
         return {
             "source": shown,
             "name": order.process_name,
             "version": order.version,
             "axis": order.axis,
-            "dtype": None if order.dtype is None else [str(d) for d in self.sources.dtypes],
+            "dtype": None if order.dtype is None else dtypes,
             "reduce": None if self.reduction is None else self.reduction.name,
             "chan_per_worker": order.chan_per_worker,
             "channel_axis": order.channel_axis,

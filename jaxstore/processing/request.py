@@ -5,6 +5,7 @@ Owned here: the settings of `process` with their defaults, and which of them dec
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -54,6 +55,12 @@ def understand(
     Raises:
         ValueError: A setting makes no sense.
     """
+    if reduce is not None and on_error == "record":
+        raise ValueError(
+            "on_error is 'record' and reduce is given: a reduction of some items is none of all. "
+            "Leave out one of them, or select the items that do not fail."
+        )
+    _check_attrs(attrs)
     order = Order(
         function=function,
         source=source,
@@ -86,3 +93,13 @@ def understand(
         durable=durable,
     )
     return order, options
+
+
+def _check_attrs(attrs: Mapping[str, Any] | None) -> None:
+    try:
+        json.dumps(dict(attrs or {}))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"attrs={attrs!r} cannot be kept: {error}. Give what JSON has: text, numbers, None, "
+            "lists and dicts; arrays go into params."
+        ) from error

@@ -7,7 +7,7 @@ are `finding`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html import escape
 from typing import Any
@@ -18,9 +18,10 @@ from jaxtyping import PyTree
 from jaxstore.errors import MissingError
 from jaxstore.processing.dataset import dataset_of
 from jaxstore.processing.manifest import Manifest, State, fit
-from jaxstore.processing.outputs import ERRORS, ITEM
+from jaxstore.processing.outputs import ERRORS, ITEM, SELECT
 from jaxstore.processing.params import decode_params
 from jaxstore.processing.result_array import ResultArray
+from jaxstore.processing.same import shown
 from jaxstore.stores.base import Json
 from jaxstore.stores.report import Damage, Report
 from jaxstore.stores.results import DONE, FAILED, Marks, Region, ResultPlace
@@ -101,6 +102,13 @@ class Result:
         return decode_params(self.manifest.computation.params, arrays)
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """Keywords of `process` that ask for the same again; a source in memory is None."""
+        chosen = f"_params/{SELECT}"
+        select = self._group.read(chosen) if chosen in self._group.names() else None
+        return {**self.manifest.settings, "params": self.params, "select": select}
+
+    @property
     def provenance(self) -> dict[str, Json]:
         """Everything that is known of how it came about, as JSON."""
         return self.manifest.to_json()
@@ -137,10 +145,12 @@ class Result:
         units, found = self.manifest.units, {}
         for unit in np.flatnonzero(self.status == FAILED).tolist():
             items = units.items(unit)
-            rows = self._group.read(ERRORS, (slice(items.start, items.stop),))
+            block = units.block(unit)
+            region = (slice(items.start, items.stop), slice(block, block + 1))
+            rows = self._group.read(ERRORS, region)
             for item, row in zip(items, rows, strict=True):
                 if row.any():
-                    found[item] = bytes(row).rstrip(b"\0").decode(errors="replace")
+                    found[item] = row.tobytes().rstrip(b"\0").decode(errors="replace")
         return found
 
     def retry_failed(self) -> Result:
@@ -193,33 +203,24 @@ class Result:
         self._group.close()
 
     def __repr__(self) -> str:
-        manifest, status = self.manifest, self.status
-        done, failed = int((status == DONE).sum()), int((status == FAILED).sum())
-        told = f", {failed} failed" * bool(failed)
-        lines = [
-            f"<Result {self.location}: {manifest.state}, {done} of {len(status)} units{told}>",
-            *(f"  {name:<12} {self[name].shape} {self[name].dtype}" for name in self.keys()),
-            *(f"  {key} = {value!r}" for key, value in _short(self.params)),
-        ]
-        return "\n".join(lines)
+        arrays = (f"  {name:<12} {self[name].shape} {self[name].dtype}" for name in self.keys())
+        params = (f"  {name} = {value}" for name, value in self._told_params())
+        return "\n".join([f"<Result {self.location}: {self._told_state()}>", *arrays, *params])
 
     def _repr_html_(self) -> str:
-        manifest, status = self.manifest, self.status
-        rows = [
-            (escape(name), escape(str(self[name].shape)), str(self[name].dtype))
-            for name in self.keys()
-        ]
-        cells = "".join(f"<tr><td>{a}</td><td>{b}</td><td>{c}</td></tr>" for a, b, c in rows)
-        params = ", ".join(f"{key}={value!r}" for key, value in _short(self.params))
-        return (
-            f"<b>{escape(self.location)}</b> {manifest.state}, {int((status == DONE).sum())} of "
-            f"{len(status)} units<br>{escape(params)}<table>{cells}</table>"
+        rows = [(name, str(self[name].shape), str(self[name].dtype)) for name in self.keys()]
+        cells = "".join(
+            f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows
         )
+        params = ", ".join(f"{name}={value}" for name, value in self._told_params())
+        heading = f"<b>{escape(self.location)}</b> {self._told_state()}"
+        return f"{heading}<br>{escape(params)}<table>{cells}</table>"
 
+    def _told_state(self) -> str:
+        status = self.status
+        done, failed = int((status == DONE).sum()), int((status == FAILED).sum())
+        told = f", {failed} failed" * bool(failed)
+        return f"{self.state}, {done} of {len(status)} units{told}"
 
-def _short(params: dict[str, Any]) -> Sequence[tuple[str, Any]]:
-    """Parameters as they fit a line."""
-    return [
-        (key, f"<{value.dtype} {value.shape}>" if isinstance(value, np.ndarray) else value)
-        for key, value in params.items()
-    ]
+    def _told_params(self) -> list[tuple[str, str]]:
+        return [(name, shown(value)) for name, value in self.manifest.computation.params.items()]

@@ -7,6 +7,7 @@ owner of a result comes here; who computes the units is `engines`.
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from jaxstore.processing.manifest import Manifest, fit, versions
 from jaxstore.processing.outputs import errors_spec, item_spec, partial_specs, whole_spec
 from jaxstore.processing.recipe import Recipe
 from jaxstore.processing.reduce import combine_all, state_of
+from jaxstore.processing.result import Result
 from jaxstore.processing.same import differences
 from jaxstore.stores.base import ArraySpec
 from jaxstore.stores.results import DONE, TODO, Marks, ResultGroup, ResultPlace
@@ -90,16 +92,11 @@ def begin_again(recipe: Recipe, place: ResultPlace, name: str) -> Session:
         MismatchError: It is another computation.
         BusyError: Another process works on it.
     """
+    with closing(place.open(name)) as found:  # an owner already changes what is refused
+        _check_same(found, recipe)
     owner = place.open(name, role="owner")
     try:
         manifest = Manifest.from_json(owner.manifest(), location=owner.location)
-        if manifest.computation.fingerprint != recipe.computation.fingerprint:
-            told = "; ".join(differences(manifest.computation, recipe.computation))
-            raise MismatchError(
-                f"{owner.location} is another computation: {told}. Give what it was computed "
-                "with, or leave out resume."
-            )
-        _check_outputs(owner, manifest, recipe)
         _write_params(owner, recipe)  # a kill may have come before they were written
         owner.join(manifest.regions)
         marks = _sound(owner, manifest)
@@ -124,12 +121,16 @@ def start(session: Session, *, engine: str, workers: int) -> Session:
     return replace(session, manifest=begun)
 
 
-def finish(session: Session, recipe: Recipe) -> None:
+def finish(session: Session, recipe: Recipe, place: ResultPlace) -> None:
     """Reduce what is to be reduced, and note in the result that it is complete, if it is."""
     owner, manifest = session.owner, session.manifest
     is_done = bool((fit(owner.marks(), manifest.units.n_units) == DONE).all())
     if is_done and recipe.reduction is not None:
         _reduce(owner, manifest, recipe)
+    describe = recipe.order.hooks.metadata
+    if is_done and describe is not None:
+        with closing(Result(place, owner.name)) as result:
+            manifest = replace(manifest, attrs={**manifest.attrs, **describe(result)})
     owner.set_manifest(manifest.ended(is_complete=is_done).to_json())
 
 
@@ -153,13 +154,20 @@ def grow(owner: ResultGroup, manifest: Manifest, marks: Marks, n_items: int) -> 
     return grown
 
 
-def _check_outputs(owner: ResultGroup, manifest: Manifest, recipe: Recipe) -> None:
-    """Refuse a function that gives other arrays under the same version."""
+def _check_same(group: ResultGroup, recipe: Recipe) -> None:
+    """Refuse another computation, and a function that gives other arrays under the same version."""
+    manifest = Manifest.from_json(group.manifest(), location=group.location)
+    if manifest.computation.fingerprint != recipe.computation.fingerprint:
+        told = "; ".join(differences(manifest.computation, recipe.computation))
+        raise MismatchError(
+            f"{group.location} is another computation: {told}. Give what it was computed "
+            "with, or leave out resume."
+        )
     there = [(output.name, output.shape, output.dtype.name) for output in manifest.outputs]
     here = [(output.name, output.shape, output.dtype.name) for output in recipe.outputs]
     if there != here:
         raise MismatchError(
-            f"{owner.location} was begun with the outputs {there}, the function gives {here}. "
+            f"{group.location} was begun with the outputs {there}, the function gives {here}. "
             "Give another version, or resume=False."
         )
 

@@ -6,7 +6,8 @@ the third, which gives a unit in pieces, is `ensemble_steps`'. What happens arou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import abc
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,12 +15,14 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxstore.errors import MismatchError
 from jaxstore.processing.fold import Fold
 from jaxstore.processing.outputs import Output, partial_regions, unit_regions
 from jaxstore.processing.program import Program
-from jaxstore.processing.selection import Selection
+from jaxstore.processing.selection import Items, Selection
 from jaxstore.processing.sourcing import Sources
 from jaxstore.processing.units import Channels, Units
+from jaxstore.stores.base import Json
 from jaxstore.stores.results import Region
 
 Array = np.ndarray[Any, Any]
@@ -70,6 +73,15 @@ class Streaming(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the host does beside the compiled program, which no fingerprint sees."""
+
+    read: Callable[[PyTree[Array], Items], PyTree[Array]] | None = None  # of values and items
+    write: Callable[[PyTree[Array]], PyTree[Array]] | None = None  # of outputs
+    metadata: Callable[[Any], abc.Mapping[str, Json]] | None = None  # of a result that is whole
+
+
+@dataclass(frozen=True, slots=True)
 class Input:
     """Items of the sources, as units take them."""
 
@@ -77,11 +89,17 @@ class Input:
     selection: Selection
     units: Units
     channels: Channels | None
+    hooks: Hooks
 
     def read(self, unit: int, items: range) -> PyTree[Array]:
         """Some items of a unit."""
         wanted = self.selection.items(items.start, items.stop)
-        return self.sources.read(wanted, self.channels, self.units.block(unit))
+        return self.take(wanted, self.units.block(unit))
+
+    def take(self, items: Items, block: int) -> PyTree[Array]:
+        """Any items, by their indices in the source, of one block of channels."""
+        values = self.sources.read(items, self.channels, block)
+        return values if self.hooks.read is None else self.hooks.read(values, items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +122,9 @@ class Mapping:
     def compute(self, unit: int, values: PyTree[Array]) -> list[Array]:
         """Outputs, (items, ...) each."""
         is_last = self.units.block(unit) == self.units.n_blocks - 1
-        return jax.tree.leaves(self.programs[-1 if is_last else 0](values))
+        outputs = self.programs[-1 if is_last else 0](values)
+        change = self.input.hooks.write
+        return jax.tree.leaves(outputs if change is None else _changed(outputs, change))
 
     def regions(self, unit: int) -> Iterator[tuple[str, Region]]:
         """The items of a unit in each output."""
@@ -135,3 +155,18 @@ class Folding:
     def regions(self, unit: int) -> Iterator[tuple[str, Region]]:
         """The state of a unit."""
         return partial_regions(unit, jax.tree.leaves(self.fold.start))
+
+
+def _changed(outputs: PyTree[Array], change: Callable[[PyTree[Array]], PyTree[Array]]) -> Any:
+    """Outputs as a hook changed them, which may not be other arrays."""
+    changed = jax.tree.map(np.asarray, change(outputs))
+    before, after = (
+        jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), tree)
+        for tree in (outputs, changed)
+    )
+    if before != after:
+        raise MismatchError(
+            f"write gives {after} for outputs that are {before}. Only values may change; other "
+            "arrays are given in the kernel."
+        )
+    return changed

@@ -1,4 +1,4 @@
-"""What the ranks of an MPI job do with storages and `root_only`; started by the tests.
+"""What the ranks of an MPI job do with storages, and as one; started by the tests.
 
 mpiexec -n 3 python mpi_storages.py COMMAND FOLDER
 """
@@ -12,7 +12,7 @@ import numpy as np
 from jaxstore.errors import ExistsError, JaxstoreError
 from jaxstore.saving.storage_reader import rank_directory
 from jaxstore.saving.storages import HDF5Storage, NumpyStorage, ZarrStorage
-from jaxstore.topology import place, root_only
+from jaxstore.topology import Stopped, from_root, place, root_only, together
 
 KINDS = {
     "paths.zarr": lambda *args: ZarrStorage(1, 4, *args),
@@ -79,6 +79,33 @@ def failing(folder):
 
     root_only(slowly)
     assert done.exists()
+
+
+def as_one(folder):
+    rank = place().rank
+    assert from_root(lambda: [rank, "ä" * 100_000]) == [0, "ä" * 100_000]
+    assert together(lambda watch: rank * 10) == [0, 10, 20]
+
+    def work(watch):
+        deadline = time.monotonic() + 20
+        while rank != 1 and time.monotonic() < deadline:
+            try:
+                watch()
+            except Stopped:
+                (folder / f"stopped{rank}").touch()
+                if rank == 0:
+                    raise
+                break
+        if rank != 0:  # rank 2 fails after it was stopped, in what it does to end
+            raise {1: OSError(28, "full"), 2: ValueError("x")}[rank]
+
+    for i in range(2):  # nothing of the first time is left in the second
+        try:
+            together(work)
+        except (OSError, ValueError) as error:
+            number = getattr(error, "errno", None)
+            (folder / f"said{i}{rank}").write_text(f"{type(error).__name__} {number} {error}")
+        assert together(lambda watch: watch()) == [None] * 3
 
 
 globals()[sys.argv[1]](Path(sys.argv[2]))

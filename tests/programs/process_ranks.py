@@ -2,7 +2,8 @@
 
 mpiexec -n 3 python process_ranks.py COMMAND FOLDER
 
-Each rank writes the units that it runs to FOLDER/units-RANK, a line for each call of `process`.
+Each rank writes the units that it runs to FOLDER/units-COMMAND-RANK, a line for each call of
+`process`.
 """
 
 import os
@@ -50,14 +51,13 @@ class Noted:
     """Notes the units that run here, and does something first, such as to fail."""
 
     def __init__(self, folder):
-        self._notes = folder / f"units-{place().rank}"
+        self._notes = folder / f"units-{sys.argv[1]}-{place().rank}"
         self._run = Job.run
         self.first = lambda unit: None
         Job.run = lambda job, unit, turn=None: self.run(job, unit, turn)
-        self.next()
 
     def next(self):
-        """Begin a line for another call."""
+        """End the line, before another call."""
         with self._notes.open("a") as notes:
             notes.write("\n")
 
@@ -88,28 +88,31 @@ def same(folder, noted):
 
 
 def trouble(folder, noted):
-    """Loads of few units; a rank that fails; one that is interrupted; and what that looks like."""
+    """Loads of few units; a rank that fails or is interrupted; calls that are not all the same."""
+    rank = place().rank
     peaks(folder, folder / "seven.zarr", select=slice(0, 14))
     noted.next()
     for target, error in (("fail.zarr", ValueError), ("stop.h5", KeyboardInterrupt)):
-        noted.first = lambda unit, error=error: bad(unit, error)
-        report(folder, target, lambda target=target: peaks(folder, folder / target))
-        noted.first = lambda unit: None
+        noted.first = lambda unit, error=error: unlucky(unit, error)
+        report(folder, target, lambda target=target: peaks(folder, folder / target, chunks=1))
         noted.next()
+    noted.first = lambda unit: None
+    other = {**PARAMS, "scale": 7.0 + (rank == 1)}
     report(folder, "memory", lambda: peaks(folder, "memory"))
-    report(folder, "other", lambda: peaks(folder, folder / "o.zarr", params={**PARAMS, "scale": 7.0 + place().rank}))  # fmt: skip
-    report(folder, "absent", lambda: peaks(folder / f"at-{place().rank}", folder / "o.zarr"))
-    noted.first = lambda unit: bad(unit, ValueError)
+    report(folder, "other", lambda: peaks(folder, folder / "other.zarr", params=other))
+    there = folder / "not-there" if rank == 1 else folder
+    report(folder, "absent", lambda: peaks(there, folder / "absent.zarr"))
+    noted.first = lambda unit: unlucky(unit, ValueError)
     peaks(folder, folder / "last.zarr")
 
 
-def bad(unit, error):
-    """Unit 6 fails on rank 2, when the others have begun to work, who take long."""
-    time.sleep(0.05)
+def unlucky(unit, error):
+    """Unit 6 fails, which is the second of rank 2; all others take long."""
     if unit != 6:
-        return
-    if error is KeyboardInterrupt:
+        time.sleep(0.1)
+    elif error is KeyboardInterrupt:
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
     else:
         raise error("no such peak")
 
@@ -119,27 +122,26 @@ def report(folder, name, call):
         call()
     except BaseException as error:
         notes = " | ".join(getattr(error, "__notes__", ()))
-        text = f"{type(error).__name__}: {error} {notes}"
+        text = f"{type(error).__name__}: {error} {notes}".strip()
         (folder / f"{name}-{place().rank}").write_text(text)
 
 
 def killed(folder, noted):
-    """Rank 1 is killed in its third unit, once the first is marked on all ranks."""
-    engines._PAUSE_S = 0.05
-    done = []
+    """One rank is killed, when it and the others have marked some units and not all."""
+    target, victim = sys.argv[3:]
 
     def first(unit):
         done.append(unit)
-        time.sleep(0.15)
-        if place().rank == 1 and len(done) == 4:
+        time.sleep(0.1)
+        if place().rank == int(victim) and len(done) == 6:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    done = []
     noted.first = first
-    for target in sys.argv[3:]:
-        peaks(folder, folder / target)
+    peaks(folder, folder / target, chunks=1)
 
 
 if __name__ == "__main__":
-    engines._PAUSE_S = 0.1  # so that ranks soon hear of one another
+    engines._PAUSE_S = 0.05  # so that ranks soon hear of one another
     where = Path(sys.argv[2])
     globals()[sys.argv[1]](where, Noted(where))
