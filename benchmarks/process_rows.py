@@ -24,6 +24,7 @@ HAND = ("hand-written", "hand-written, ahead")
 BOUNDS = ("cat", "write", "compute", "compute, two at once")
 DASK = ("dask, NumPy", "dask, JAX")
 TOP = "jaxstore, top_k"  # another kernel for the same
+FOUND = "jaxstore, found"
 PYUSID = ("pyUSID, one core", "pyUSID, two cores")
 MIB = 2**20
 SLACK_BYTES = 64 * MIB  # beside `memory`, as `process` says
@@ -146,7 +147,7 @@ class Rows:
         counts = {"one result": 1, "many results": 4 if self.is_small else N_RESULTS}
         jobs = {}
         for label, n_results in counts.items():
-            job = self.job("jaxstore, found", place, "peak", n_results=n_results)
+            job = self.job(FOUND, place, "peak", n_items=CHUNK_ROWS, n_results=n_results)
             target = self.data.folder / f"results-{n_results}.zarr"
             remove(target)  # of an earlier jaxstore, perhaps
             jobs[label] = replace(job, target=str(target))

@@ -1,5 +1,6 @@
 """Chunks in HDF5 files: their bytes, their damage, and files that lie."""
 
+import dataclasses
 import re
 
 import h5py
@@ -10,7 +11,7 @@ from hdf5_files import COMPRESSIONS, made, opened
 
 from jaxstore.errors import FormatError, MismatchError
 from jaxstore.stores.hdf5 import HDF5Store
-from jaxstore.stores.hdf5_arrays import StoredArray
+from jaxstore.stores.hdf5_arrays import StoredArray, find_array
 
 
 @pytest.fixture
@@ -25,7 +26,33 @@ def store(path):
     store.close()
 
 
+class Late:
+    """A dataset, and its `id`, with a chunk that another thread writes when it was not found."""
+
+    def __init__(self, dataset, data):
+        self._dataset, self._data = dataset, data
+
+    def __getattr__(self, name):
+        return getattr(self._dataset, name)
+
+    @property
+    def id(self):
+        return Late(self._dataset.id, self._data)
+
+    def get_chunk_info_by_coord(self, origin):
+        self._dataset.write_direct_chunk(origin, self._data)
+        return self._dataset.get_chunk_info_by_coord(origin)
+
+
 class TestChunks:
+    def test_a_chunk_that_comes_while_it_is_looked_for_is_read(self, path):
+        with made(path, compression=None, checksum=False) as store:
+            store.create(spec("x", (2,), (2,)))
+        with h5py.File(path, "r+") as file:
+            array = find_array(file, "x", location="here")
+            array = dataclasses.replace(array, dataset=Late(array.dataset, ramp((2,)).tobytes()))
+            assert array.read((slice(0, 2),), is_strict=True).tolist() == [1, 2]
+
     @pytest.mark.parametrize("compression", COMPRESSIONS)
     @pytest.mark.parametrize("dtype", ["uint8", "bool", "float16", "float32", "complex128"])
     def test_h5py_reads_what_was_written(self, path, compression, dtype):

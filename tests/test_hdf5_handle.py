@@ -1,5 +1,6 @@
 """Processes and threads that meet at one HDF5 file, and disks that end."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -17,6 +18,9 @@ from hdf5_files import in_other_process, opened
 
 from jaxstore.errors import BusyError
 from jaxstore.stores.hdf5 import HDF5Store
+from jaxstore.stores.hdf5_file import open_file
+from jaxstore.stores.hdf5_handle import FileHandle
+from jaxstore.stores.results_hdf5_file import WriterAccess
 
 
 @pytest.fixture
@@ -238,6 +242,118 @@ class TestLocks:
         for thread in threads:
             thread.join()
         assert problems == []
+
+
+def lock_of(path):
+    """What others find: a file that is "free", "shared" by readers, or "taken" by a writer."""
+    with path.open("rb") as file:
+        for how, found in ((fcntl.LOCK_EX, "free"), (fcntl.LOCK_SH, "shared")):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, how | fcntl.LOCK_NB)
+                return found
+    return "taken"
+
+
+def write_number(path, n, **keywords):
+    """As results are written: past what HDF5 has open of the file in this process."""
+    with contextlib.closing(WriterAccess(path, claim="n", durable=False, **keywords)) as access:
+        with access.writing() as opened:
+            opened.root.attrs.modify("n", np.int64(n))
+        access.commit()
+
+
+class TestReadersOfOneProcess:
+    @pytest.fixture
+    def readers(self, path):
+        with h5py.File(path, "x") as file:
+            file.attrs["n"] = np.int64(1)
+        handles = [FileHandle.open(path, is_writable=False) for _ in range(2)]
+        yield handles
+        for handle in handles:
+            handle.close()
+
+    def test_the_lock_stays_until_the_last_of_them_has_left(self, path, readers):
+        a, b = readers
+        with a.reading():
+            with b.reading():
+                pass
+            assert lock_of(path) == "shared"
+            FileHandle.open(path, is_writable=False)
+            assert lock_of(path) == "shared"
+        assert lock_of(path) == "free"
+
+    def test_one_locks_a_file_that_another_has_at_rest(self, path, readers):
+        a, b = readers
+        b.release()
+        with a.reading():
+            pass
+        with b.reading():
+            assert lock_of(path) == "shared"
+
+    def test_they_leave_a_writer_its_lock(self, path, readers):
+        a, b = readers
+        writer = FileHandle.open(path, is_writable=True)
+        with writer.writing() as opened:
+            opened.root.attrs["n"] = np.int64(2)
+        for reader in (a, b, a):
+            with reader.reading() as opened:
+                assert opened.root.attrs["n"] == 2
+            assert lock_of(path) == "taken"
+        writer.close()
+        assert lock_of(path) == "free"
+
+    def test_none_comes_in_while_a_writer_waits_for_another(self, path, readers, monkeypatch):
+        a, b = readers
+        is_waiting, is_in = threading.Event(), threading.Event()
+        release, order = a.release, []
+
+        def noted():
+            is_waiting.set()
+            release()
+
+        def write():
+            with contextlib.closing(FileHandle.open(path, is_writable=True)):
+                order.append("writer")
+
+        def read():
+            with b.reading():
+                order.append("reader")
+                is_in.set()
+
+        monkeypatch.setattr(a, "release", noted)
+        threads = [threading.Thread(target=write), threading.Thread(target=read)]
+        with a.reading():
+            threads[0].start()
+            assert is_waiting.wait(60)
+            threads[1].start()
+            assert not is_in.wait(0.1)
+        for thread in threads:
+            thread.join()
+        assert order == ["writer", "reader"]
+
+    def test_one_that_comes_beside_old_ones_sees_the_file_of_now(self, path, readers, monkeypatch):
+        opening = []
+
+        def late(*given):
+            if not opening:  # after it has looked how old the others are
+                opening.append(given)
+                write_number(path, 2)
+            return open_file(*given)
+
+        readers[1].release()
+        monkeypatch.setattr("jaxstore.stores.hdf5_handle.open_file", late)
+        with readers[1].reading() as opened:
+            assert opened.root.attrs["n"] == 2
+        with readers[0].reading() as opened:
+            assert opened.root.attrs["n"] == 2
+        assert opening
+
+    def test_one_at_rest_sees_a_change_that_leaves_the_time_as_it_was(self, path, readers):
+        before = path.stat().st_mtime_ns
+        write_number(path, 2, tells_epoch=False)
+        assert path.stat().st_mtime_ns == before
+        with readers[0].reading() as opened:
+            assert opened.root.attrs["n"] == 2
 
 
 FILL_DISK = """

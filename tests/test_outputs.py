@@ -30,7 +30,8 @@ def chunks_of(spec, region):
     """The chunks of an array that a region touches, which it must fill whole."""
     found = [()]
     for part, n, c in zip(region, spec.shape, spec.chunks, strict=True):
-        assert part.start % c == 0 and (part.stop % c == 0 or part.stop == n)
+        assert part.start % c == 0
+        assert part.stop % c == 0 or part.stop == n
         found = [
             (*before, i) for before in found for i in range(part.start // c, -(-part.stop // c))
         ]
@@ -38,8 +39,12 @@ def chunks_of(spec, region):
 
 
 @given(
-    st.integers(1, 20), st.integers(1, 8), st.integers(1, 7), st.integers(1, 7), st.sampled_from([1, 1 << 20])
-)  # fmt: skip
+    st.integers(1, 20),
+    st.integers(1, 8),
+    st.integers(1, 7),
+    st.integers(1, 7),
+    st.sampled_from([1, 1 << 20]),
+)
 def test_units_write_whole_chunks_that_no_other_unit_writes(n_items, unit_items, n, block, width):
     channels = Channels(0, n, min(block, n))
     units = Units(n_items, unit_items, channels.n_blocks)

@@ -253,6 +253,19 @@ def test_reductions_are_those_of_numpy(reduce):
     assert np.allclose(res["s"], wanted(X.sum(1)), rtol=1e-4)
 
 
+def test_states_of_units_meet_in_their_order():
+    digits = js.Reduce(
+        init=lambda out: jnp.zeros((), "int32"),
+        update=lambda state, value: state * 10 + value,
+        combine=lambda a, b: a * 1000 + b,
+        finalize=lambda state: state,
+    )
+    values = np.arange(1, 10, dtype="i4")
+    for engine in ("serial", "threads"):
+        res = run(lambda x: x, values, reduce=digits, name="d", chunks=3, engine=engine)
+        assert int(res["result"][...]) == 123456789
+
+
 def test_handles_are_sources_and_targets(tmp_path):
     address = hdf5_file(tmp_path / "s.h5", X)
     with h5py.File(tmp_path / "s.h5", "r+") as file:

@@ -131,8 +131,12 @@ SLACK = 64 * MIB  # as `process` says
 
 @pytest.mark.parametrize(
     ("kind", "target", "engine", "chunk"),
-    [("zarr", "o.zarr", "threads", 50), ("hdf5", "o.h5", "threads", 50), ("hdf5", "o.h5", "serial", 1)],
-)  # fmt: skip
+    [
+        ("zarr", "o.zarr", "threads", 50),
+        ("hdf5", "o.h5", "threads", 50),
+        ("hdf5", "o.h5", "serial", 1),
+    ],
+)
 def test_memory_stays_under_the_limit_on_a_source_ten_times_as_large(
     tmp_path, kind, target, engine, chunk
 ):

@@ -139,10 +139,12 @@ def test_an_accelerator_gets_larger_batches():
 
 
 def test_sizes_that_were_recorded_are_checked_against_a_limit():
-    demand = Demand(1000, 1000, 10, 100, 1)
+    demand = Demand(1000, 1000, 10, 50, 1)
     assert planned(demand, 64, 200, 70_000, 300_000).unit_bytes == 200 * 1010 + 70_000
     with pytest.raises(TooLargeError, match=r"a unit of 200 items takes 265.6 KiB"):
         planned(demand, 64, 200, 70_000, 200_000)
+    # A stored chunk comes encoded, beside the place that it is decoded into.
+    assert planned(demand, 64, 200, 40_000, 300_000).unit_bytes == 200 * 1010 + 50_000
 
 
 @given(st.integers(1, 10**5), st.integers(1, 10**4), st.integers(1, 10**6))

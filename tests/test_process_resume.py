@@ -15,6 +15,7 @@ import jaxstore as js
 from jaxstore.errors import BusyError, MismatchError, TooLargeError
 from jaxstore.stores.results import DONE, FAILED, TODO
 from jaxstore.stores.results_place import results_at
+from jaxstore.stores.results_zarr import ZarrResult
 
 X = numbers(20)
 UNITS = {"chunks": 1, "batch_size": 1, "source_token": "t"}
@@ -240,3 +241,25 @@ def test_marks_say_what_is_to_do_done_and_failed(tmp_path):
     assert found.status.tolist() == [DONE] * 4 + [TODO] * 16
     res = run(kernel, source, tmp_path / "o.zarr", on_error="record", **UNITS)
     assert res.status.tolist() == [DONE] * 4 + [FAILED] + [DONE] * 15
+
+
+def test_a_kill_just_after_damaged_units_were_unmarked_leaves_the_result_partial(
+    tmp_path, monkeypatch
+):
+    kernel, source = Counted(), CountingSource("raw", X, 1)
+    res = run(kernel, source, tmp_path / "o.zarr", **UNITS, compression=None)
+    torn(res)
+    set_marks, calls = ZarrResult.set_marks, []
+
+    def killed(self, marks):
+        set_marks(self, marks)
+        calls.append(marks)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ZarrResult, "set_marks", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(kernel, source, resume=res, **UNITS)
+    assert calls
+    (found,) = js.find(tmp_path / "o.zarr")
+    assert (found.state, int((found.status == DONE).sum())) == ("partial", 18)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import zarr
-from processed import bits, files, hdf5_file, run, waves, zarr_file
+from processed import QUIET, bits, files, hdf5_file, run, waves, zarr_file
 
 import jaxstore as js
 from jaxstore.stores.results import DONE
@@ -339,3 +339,42 @@ def test_results_are_found_by_their_source(tmp_path):
         r.name
         for r in js.find(place, source=zarr.open_array(tmp_path / "b.zarr" / "raw", mode="r"))
     ] == [two.name]
+
+
+@pytest.mark.parametrize("kind", ["zarr", "hdf5", "beside"])
+def test_a_source_that_is_changed_meanwhile_leaves_the_result_partial(tmp_path, kind):
+    make = zarr_file if kind == "zarr" else hdf5_file
+    path = tmp_path / f"source.{kind}"
+    address = make(path, waves())
+    target = None if kind == "beside" else tmp_path / "r.zarr"
+
+    def edit():
+        if kind == "zarr":
+            zarr.open_group(path, mode="r+")["raw"][0, 0] = 5
+        elif kind == "hdf5":  # in this process h5py would share the open file
+            code = f"import h5py; h5py.File({str(path)!r}, 'r+')['raw'][0, 0] = 5"
+            subprocess.run([sys.executable, "-c", code], check=True)
+
+    edits = [edit]
+
+    def kernel(x):
+        def note(value):
+            while edits and kind != "beside":
+                edits.pop()()
+            return value
+
+        return {
+            "y": jax.pure_callback(
+                note, jax.ShapeDtypeStruct((), x.dtype), x.sum(), vmap_method="expand_dims"
+            )
+        }
+
+    settings = {**QUIET, "engine": "serial", "chunks": 5, "version": "1", "name": "k"}
+    if kind == "beside":  # what jaxstore itself adds to the file is no change
+        assert js.process(kernel, address, target, **settings).state == "complete"
+        return
+    with pytest.raises(js.MismatchError, match="raw in .* was changed while it was processed"):
+        js.process(kernel, address, target, **settings)
+    (left,) = js.find(target)
+    assert left.state == "partial"
+    assert js.process(kernel, address, target, **settings).name != left.name

@@ -168,6 +168,7 @@ class _Run:
 
     def _end(self) -> Json:
         assert self.session is not None
+        self.recipe.check_sources()
         finish(self.session, self.recipe, self.place)
         # Before the others go on: they may open the result at once.
         self.session.owner.close()

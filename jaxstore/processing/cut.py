@@ -26,6 +26,7 @@ from jaxstore.processing.work import Folding, Input, Mapping, Streaming, Work
 
 _UNIT_BYTES = 4 << 20  # of a source that is small: enough for a unit of its own
 _MOST_UNITS_WANTED = 16  # enough for a few workers, and to lose little in a kill
+_MOST_REMOTE_UNITS_WANTED = 64  # each waits for its chunks, so that many at once are worth it
 _FEW_ITEMS = 32  # of an ensemble; a step of fewer small ones takes as long (measured)
 _CHUNK_BYTES = 16 << 20  # of trajectories
 
@@ -110,7 +111,8 @@ def _demand(recipe: Recipe) -> Demand:
     is_copied = recipe.order.dtype is not None or recipe.channels is not None
     item_bytes = kernel.item_bytes + stored if is_copied else stored
     n_items = recipe.selection.n_items
-    wanted = min(_MOST_UNITS_WANTED, max(1, n_items * item_bytes // _UNIT_BYTES))
+    most_wanted = _MOST_REMOTE_UNITS_WANTED if sources.is_remote else _MOST_UNITS_WANTED
+    wanted = min(most_wanted, max(1, n_items * item_bytes // _UNIT_BYTES))
     out_bytes = 0 if recipe.reduction is not None else n_bytes_of(kernel.out)
     if isinstance(recipe.order.source, Numbers):  # their bytes say nothing of the work
         wanted = min(_MOST_UNITS_WANTED, max(1, n_items // _FEW_ITEMS))

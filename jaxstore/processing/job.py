@@ -70,7 +70,6 @@ class Job:
         Raises:
             Exception: As it came, with a note that names unit and item.
         """
-        items = self.work.units.items(unit)
         if isinstance(self.work, Streaming):
             self._stream(self.work, unit, turn or nullcontext())
             return
@@ -78,7 +77,8 @@ class Job:
         for (name, region), value in zip(self.work.regions(unit), values, strict=True):
             self.group.write(name, [part.start for part in region], value)
         if errors is not None:
-            self.group.write(ERRORS, (items.start, self.work.units.block(unit), 0), errors)
+            first = self.work.units.items(unit).start
+            self.group.write(ERRORS, (first, self.work.units.block(unit), 0), errors)
         self._ledger.note(unit, DONE if errors is None else FAILED)
         self._report(self.work.units.n_items_of([unit]))
 

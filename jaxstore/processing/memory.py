@@ -126,8 +126,8 @@ def planned(
 ) -> BatchPlan:
     """What given sizes take; those of a result that is continued are recorded there.
 
-    A unit holds its items and its outputs; and while it is read a stored chunk that it shares with
-    another, while it is computed the program's memory, while it is written its encoded chunks.
+    A unit holds its items and its outputs; and while it is read a stored chunk, while it is
+    computed the program's memory, while it is written its encoded chunks.
 
     Raises:
         TooLargeError: A single unit does not fit.
@@ -135,7 +135,9 @@ def planned(
     into, out = unit_items * demand.item_bytes, unit_items * demand.out_bytes
     is_cut = unit_items % demand.chunk_rows and unit_items < demand.n_items
     is_shared = is_cut or demand.is_picked
-    chunk = demand.chunk_rows * demand.item_bytes if is_shared else 0
+    chunk = demand.chunk_rows * demand.item_bytes
+    if not is_shared:
+        chunk = min(chunk, into)  # one that is decoded in its place still comes encoded
     unit_bytes = into + out + max(batch_bytes, out, chunk)
     if unit_bytes > memory_bytes:
         enough = -(-unit_bytes * 4 // 3 // 2**20)  # a larger limit brings larger batches and units

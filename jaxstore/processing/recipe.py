@@ -28,7 +28,10 @@ from jaxstore.processing.selection import Selection, select_items
 from jaxstore.processing.sourcing import Sources, is_place, open_sources
 from jaxstore.processing.units import Channels
 from jaxstore.processing.work import Hooks
+from jaxstore.sources.stamp import stamp
 from jaxstore.stores.base import Json
+
+_MOST_REDUCED = 2**31 - 1  # items; they are counted in 32 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,20 @@ class Recipe:
             "strict": order.is_strict,
         }
 
+    def check_sources(self) -> None:
+        """Refuse a result whose sources were changed while it was computed.
+
+        Raises:
+            MismatchError: One was; looked for where a stamp tells, not where values would have to
+                be read again.
+        """
+        for source, identity in zip(self.sources.leaves, self.computation.sources, strict=True):
+            if identity.kind == "stat" and stamp(source) != identity.mark:
+                raise MismatchError(
+                    f"{identity.name} in {identity.place} was changed while it was processed, so "
+                    "the result is of no state of it, and stays partial. Process it again."
+                )
+
     def close(self) -> None:
         """Let go of the sources."""
         self.sources.close()
@@ -139,6 +156,11 @@ def make_recipe(order: Order) -> Recipe:
     )
     try:
         selection = select_items(order.select, sources.n_items)
+        if reducing is not None and selection.n_items > _MOST_REDUCED:
+            raise MismatchError(
+                f"reduce counts up to {_MOST_REDUCED:,} items, here are {selection.n_items:,}. "
+                "Reduce parts of them by select, and combine these."
+            )
         channels = _channels(order, sources)
         kernels = _kernels(order, sources, channels)
         out = _whole_out(kernels[0], channels)

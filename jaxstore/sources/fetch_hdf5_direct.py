@@ -22,7 +22,7 @@ from jaxstore.sources.fetch import Index, chunks_along, place_in, unreadable
 from jaxstore.sources.fetch_hdf5_codec import HEAD_BYTES, TAIL_BYTES, ChunkDecoder
 from jaxstore.sources.fetch_scratch import Scratch
 from jaxstore.sources.geometry import Array, ArrayGeometry
-from jaxstore.stores.hdf5_file import unlock
+from jaxstore.stores.hdf5_file import let_write
 
 _NOWHERE = 2**64 - 1  # what HDF5 says of a chunk that has no place
 
@@ -52,7 +52,7 @@ class DataFile:
     def unlock(self) -> None:
         """Let others write the file, who leave what is read of it as it is."""
         if self._file is not None:
-            unlock(self._file)
+            let_write(self._file, self)
 
     def fill(self, buffer: Array, offset: int) -> None:
         """Read bytes of the file into all of a contiguous buffer.

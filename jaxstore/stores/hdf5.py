@@ -25,16 +25,18 @@ from jaxstore.stores import hdf5_blobs
 from jaxstore.stores.base import ArraySpec, Json, Store
 from jaxstore.stores.blob_keys import check_key
 from jaxstore.stores.dtypes import stored_dtype, to_stored
-from jaxstore.stores.hdf5_arrays import StoredArray, check_write, find_array, kept_shape, make_array
+from jaxstore.stores.hdf5_arrays import StoredArray, check_write, kept_shape, make_array
 from jaxstore.stores.hdf5_attrs import COMMIT, encode_all, read_all
 from jaxstore.stores.hdf5_chunks import bounded
 from jaxstore.stores.hdf5_codec import filter_options
 from jaxstore.stores.hdf5_file import check_plain, sync_file
-from jaxstore.stores.hdf5_handle import FileHandle, GroupHandle, Handle, Opened
+from jaxstore.stores.hdf5_group_handle import GroupHandle
+from jaxstore.stores.hdf5_handle import FileHandle
 from jaxstore.stores.hdf5_labels import check_labels, is_labels, read_labels, write_labels
 from jaxstore.stores.hdf5_live_writer import LiveWriter, ShapeOf
 from jaxstore.stores.hdf5_mending import mend, settle
 from jaxstore.stores.hdf5_names import array_names, find_item, free_place, make_group, missing
+from jaxstore.stores.hdf5_opened import Handle, Opened
 from jaxstore.stores.hdf5_reader import HDF5Reader
 from jaxstore.stores.hdf5_record import parse_record, record_beside, record_text, refuse_orphan
 from jaxstore.stores.hdf5_scales import fit_dims
@@ -335,12 +337,7 @@ class HDF5Store:
             self._live.is_changed = True
 
     def _array(self, opened: Opened, name: str) -> StoredArray:
-        if (array := opened.arrays.get(name)) is None:
-            array = find_array(opened.root, name, location=self.location)
-            if array is None:
-                raise missing(opened.root, name, location=self.location)
-            opened.arrays[name] = array
-        return array
+        return opened.array(name, location=self.location)
 
     def _shape(self, array: StoredArray) -> tuple[int, ...]:
         extent: tuple[int, ...] = array.dataset.shape

@@ -141,9 +141,13 @@ class StoredArray:
         origin = tuple(i * n for i, n in zip(index, self.chunks, strict=True))
         try:
             return self.dataset.id.read_direct_chunk(origin)
-        except _HDF5_ERRORS as error:
+        except _HDF5_ERRORS:
             if not self._is_present(index):  # asked only now: it takes a walk over all chunks
                 return None
+        try:
+            # It is there by now: another thread may have written it since.
+            return self.dataset.id.read_direct_chunk(origin)
+        except _HDF5_ERRORS as error:
             raise ChunkError(index, f"cannot be read: {error}") from error
 
     def _is_present(self, index: Index) -> bool:

@@ -10,6 +10,8 @@ import errno
 import os
 import re
 import time
+import weakref
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,6 +32,8 @@ except ImportError:  # Windows: readers close the file after each operation inst
 CAN_UNLOCK = fcntl is not None
 _PATIENCE_S = 10.0  # of a writer with readers; one read takes far less
 _PAUSE_S = 0.002
+# HDF5 has one descriptor of a file, and so one lock, for all who have it open in a process.
+_let: Counter[tuple[int, int]] = Counter()  # how many of them want none, by device and inode
 _FULL_BYTES = 1 << 16  # HDF5 names no errno at times; with less than this left, the disk is full
 
 
@@ -150,6 +154,24 @@ def unlock(file: h5py.File) -> None:
     """Give back the lock of a file that stays open for reading."""
     if fcntl is not None:
         fcntl.flock(file.id.get_vfd_handle(), fcntl.LOCK_UN)
+
+
+def let_write(file: h5py.File, holder: object) -> None:
+    """Give back the lock of a file for as long as `holder`, who keeps it open, lives."""
+    key = _key(file)
+    _let[key] += 1
+    weakref.finalize(holder, _let.subtract, {key: 1})
+    unlock(file)
+
+
+def is_let(file: h5py.File) -> bool:
+    """Whether who else has a file open in this process asked for no lock on it."""
+    return _let[_key(file)] > 0
+
+
+def _key(file: h5py.File) -> tuple[int, int]:
+    status = os.fstat(file.id.get_vfd_handle())
+    return status.st_dev, status.st_ino
 
 
 def disk_error(error: Exception, path: Path) -> Exception:

@@ -13,9 +13,8 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar
 
 import h5py
 
@@ -25,74 +24,16 @@ from jaxstore.stores.hdf5_file import (
     create_file,
     detach,
     disk_error,
+    is_let,
     lock,
     open_file,
     unlock,
 )
+from jaxstore.stores.hdf5_opened import Life, Opened
 from jaxstore.stores.hdf5_stuck import keep_stuck
 
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """An open file, for as long as it stays open."""
-
-    root: h5py.Group
-    mode: str  # as asked for; h5py says "r+" of any file that this process also writes
-    arrays: dict[str, Any] = field(default_factory=dict)  # what the store has looked up in it
-
-
-class Handle(Protocol):
-    """Access to the root group of a store."""
-
-    location: str
-    path: Path | None  # of the file, if it is ours
-    is_writable: bool
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether no write has failed."""
-        ...
-
-    def reading(self) -> Any:
-        """Context manager for one read; gives `Opened`."""
-        ...
-
-    def writing(self) -> Any:
-        """Context manager for one write; an error in it ends the handle."""
-        ...
-
-    def release(self) -> None:
-        """Flush what was written and let others have the file."""
-        ...
-
-    def reader(self) -> Handle:
-        """Another handle on the same, for reading."""
-        ...
-
-    def close(self) -> None:
-        """Let go for good; raises nothing after an error."""
-        ...
-
-
-class _Life:
-    """Whether a handle may still be used, and the error that forbids it."""
-
-    def __init__(self, location: str, *, is_writable: bool) -> None:
-        self.location = location
-        self.is_writable = is_writable
-        self.is_closed = False
-        self.error: BaseException | None = None
-
-    def check(self, *, writing: bool) -> None:
-        if self.is_closed:
-            raise BusyError(f"{self.location} is closed. Open it again.")
-        if self.error is not None:
-            raise BusyError(
-                f"{self.location}: an earlier write failed ({self.error}), so HDF5's handle is no "
-                "longer sound. Close this store and open it again; what was committed is there."
-            )
-        if writing and not self.is_writable:
-            raise BusyError(f"{self.location} is open for reading. Open it with mode='r+'.")
+# Of a reader with a writer of its process that waits for other readers.
+_PATIENCE_S = 10.0
 
 
 class FileHandle:
@@ -102,15 +43,16 @@ class FileHandle:
     # make way for a writer of this process, since HDF5 shares one open file between them.
     _turn = threading.Condition(threading.RLock())
     _all: ClassVar[weakref.WeakSet[FileHandle]] = weakref.WeakSet()
+    _wanted: ClassVar[list[Path]] = []  # files that a writer waits for
 
-    def __init__(self, path: Path, file: h5py.File, *, is_writable: bool) -> None:
+    def __init__(self, path: Path, opened: Opened, *, is_writable: bool) -> None:
         self.location = str(path)
         self.path: Path | None = path
         self._path = path
         self.is_writable = is_writable
-        self._life = _Life(self.location, is_writable=is_writable)
+        self._life = Life(self.location, is_writable=is_writable)
         self._users = 0
-        self._opened: Opened | None = Opened(file["/"], "r+" if is_writable else "r")
+        self._opened: Opened | None = opened
         self._version = _version(path)
         self._all.add(self)
         with self._turn:
@@ -119,16 +61,15 @@ class FileHandle:
     @classmethod
     def create(cls, path: Path, *, durable: bool) -> FileHandle:
         """Make a new file, never touching what is there."""
-        return cls(path, create_file(path, durable=durable), is_writable=True)
+        file = create_file(path, durable=durable)
+        return cls(path, Opened(file["/"], "r+"), is_writable=True)
 
     @classmethod
     def open(cls, path: Path, *, is_writable: bool) -> FileHandle:
         """Open a file that is there; for writing, it is locked from here on."""
         with cls._turn:
-            if is_writable:
-                cls._refuse_second(path)
-            cls._clear_readers(path, only_old=not is_writable)
-            return cls(path, open_file(path, "r+" if is_writable else "r"), is_writable=is_writable)
+            opened = cls._open_to_write(path) if is_writable else cls._open_to_read(path)
+            return cls(path, opened, is_writable=is_writable)
 
     @property
     def is_sound(self) -> bool:
@@ -139,8 +80,10 @@ class FileHandle:
     def reading(self) -> Iterator[Opened]:
         """The file for one read, as it lies on disk now."""
         with self._turn:
+            self._let_writer_first()
             self._life.check(writing=False)
-            opened, self._users = self._enter_reading(), self._users + 1
+            opened = self._enter_reading()
+            self._users += 1
         try:
             yield opened
         finally:
@@ -173,7 +116,7 @@ class FileHandle:
             self._turn.wait_for(lambda: not self._users)
             if self._opened is None:
                 return
-            file, mode = self._opened.root.file, self._opened.mode
+            file, mode = self._opened.file, self._opened.mode
             self._opened = None
             try:
                 if mode == "r+":
@@ -211,23 +154,65 @@ class FileHandle:
                 if was_sound:
                     raise
 
+    def _let_writer_first(self) -> None:
+        """Wait while a writer of this process does: by chance, readers never all leave at once."""
+        if self._opened is None or self._opened.mode == "r":
+            # Not for ever: a thread that reads through another handle would wait for itself.
+            self._turn.wait_for(
+                lambda: not any(_is_same(path, self._path) for path in self._wanted), _PATIENCE_S
+            )
+
     def _enter_reading(self) -> Opened:
         if self._opened is not None and self._opened.mode == "r" and not self._users:
-            lock(self._opened.root.file, self._path)
+            lock(self._opened.file, self._path)
             if self._version != _version(self._path):  # a writer was here: HDF5's caches are old
                 self.release()
         if self._opened is None:
-            self._clear_readers(self._path, only_old=True)
-            self._opened = Opened(open_file(self._path, "r")["/"], "r")
+            self._opened = self._open_to_read(self._path)
             self._version = _version(self._path)
         return self._opened
 
     def _enter_writing(self) -> Opened:
         if self._opened is None or self._opened.mode == "r":
-            self._refuse_second(self._path)
-            self._clear_readers(self._path)
-            self._opened = Opened(open_file(self._path, "r+")["/"], "r+")
+            self._opened = self._open_to_write(self._path)
         return self._opened
+
+    @classmethod
+    def _open_to_read(cls, path: Path) -> Opened:
+        """Open and lock a file, with caches of HDF5 that are of now."""
+        while True:
+            found = _version(path)
+            for handle in cls._readers_of(path):
+                # HDF5 shares its caches between all who have a file open, those at rest as well.
+                if not handle._users and handle._version != found:
+                    handle.release()
+            opened = Opened(open_file(path, "r")["/"], "r")
+            if opened.file.mode != "r":  # a writer of this process has the caches, and the lock
+                return opened
+            try:
+                # It shares the descriptor too, of which a reader at rest has given the lock back.
+                lock(opened.file, path)
+                if _version(path) == found:
+                    return opened
+            except BaseException:
+                opened.file.close()
+                raise
+            opened.file.close()
+
+    @classmethod
+    def _open_to_write(cls, path: Path) -> Opened:
+        """Open a file once no reader of this process has it open."""
+        cls._refuse_second(path)
+        cls._wanted.append(path)
+        try:
+            # While it waits for one of them, others may open the file again.
+            while readers := cls._readers_of(path):
+                readers[0].release()
+            cls._refuse_second(path)
+            return Opened(open_file(path, "r+")["/"], "r+")
+        finally:
+            cls._wanted.remove(path)
+            cls._turn.notify_all()
 
     def _leave(self) -> None:
         with self._turn:
@@ -239,13 +224,17 @@ class FileHandle:
         """Let others at the file after the last of several reads."""
         if self._opened is None or self._users or self._opened.mode != "r":
             return
-        file = self._opened.root.file
-        # HDF5 has one descriptor, and so one lock, for all that this process opened of a file.
-        is_only_user = h5py.h5f.get_obj_count(file.id, h5py.h5f.OBJ_FILE) == 1
-        if CAN_UNLOCK and is_only_user:
-            unlock(file)
-        else:
+        file = self._opened.file
+        # HDF5 has one descriptor, and so one lock, for all that this process opened of a file; and
+        # it may write, when closed, one that a writer of this process had open too.
+        n_open = h5py.h5f.get_obj_count(file.id, h5py.h5f.OBJ_FILE)
+        readers = [self] if n_open == 1 else self._readers_of(self._path)
+        if not CAN_UNLOCK or n_open != len(readers) or file.mode != "r":
+            if file.mode == "r" and is_let(file) and not any(r._users for r in readers):
+                unlock(file)  # whoever stays would keep a lock that nobody wants
             self.release()
+        elif not any(reader._users for reader in readers):
+            unlock(file)
 
     @classmethod
     def _refuse_second(cls, path: Path) -> None:
@@ -258,89 +247,30 @@ class FileHandle:
                 )
 
     @classmethod
-    def _clear_readers(cls, path: Path, *, only_old: bool = False) -> None:
-        for handle in list(cls._all):
-            opened = handle._opened
-            if opened and opened.mode == "r" and _is_same(handle._path, path):
-                # From before a writer: HDF5 would share its caches with a reader that comes now.
-                is_old = not handle._users and handle._version != _version(path)
-                if is_old or not only_old:
-                    handle.release()
+    def _readers_of(cls, path: Path) -> list[FileHandle]:
+        return [
+            handle
+            for handle in list(cls._all)
+            if handle._opened is not None
+            and handle._opened.mode == "r"
+            and _is_same(handle._path, path)
+        ]
 
     def _fail(self, error: BaseException) -> None:
         with self._turn:
             if self._life.error is None:
                 self._life.error = error
                 if self._opened is not None:
-                    detach(self._opened.root.file)
+                    detach(self._opened.file)
 
 
-class GroupHandle:
-    """A group of a file that the user opened, and closes."""
-
-    path: Path | None = None
-
-    def __init__(self, group: h5py.Group) -> None:
-        root, file = group["/"] if isinstance(group, h5py.File) else group, group.file
-        self.location = str(file.filename) + ("" if root.name == "/" else f":{root.name}")
-        self.is_writable = file.mode == "r+"
-        self._life = _Life(self.location, is_writable=self.is_writable)
-        self._opened = Opened(root, file.mode)
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether no write has failed."""
-        return self._life.error is None
-
-    @contextmanager
-    def reading(self) -> Iterator[Opened]:
-        """The user's group."""
-        self._check(writing=False)
-        yield self._opened
-
-    @contextmanager
-    def writing(self) -> Iterator[Opened]:
-        """The user's group; any error of HDF5 is the last one through this store."""
-        self._check(writing=True)
-        try:
-            yield self._opened
-        except JaxstoreError:
-            raise
-        except Exception as error:  # as for FileHandle
-            # Not detached: what else is in this file is the user's.
-            self._life.error = failure = disk_error(error, Path(self._opened.root.file.filename))
-            if failure is error:
-                raise
-            raise failure from error
-
-    def release(self) -> None:
-        """Flush."""
-        if self.is_writable:
-            with self.writing() as opened:
-                opened.root.file.flush()
-
-    def reader(self) -> GroupHandle:
-        """Another handle on this group."""
-        return GroupHandle(self._opened.root)
-
-    def close(self) -> None:
-        """Flush, unless the user closed the file first or a write had failed."""
-        if not self._life.is_closed and self._life.error is None and self._opened.root:
-            self.release()
-        self._life.is_closed = True
-
-    def _check(self, *, writing: bool) -> None:
-        self._life.check(writing=writing)
-        if not self._opened.root:
-            raise BusyError(f"{self.location} was closed by its user. Open it and adopt it again.")
-
-
-def _version(path: Path) -> tuple[int, int, int] | None:
+def _version(path: Path) -> tuple[int, ...] | None:
     try:
         status = path.stat()
     except FileNotFoundError:
         return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    # A writer of results gives a file its former time of change back, which this one shows.
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _is_same(a: Path, b: Path) -> bool:

@@ -15,8 +15,8 @@ import h5py
 from jaxstore.errors import BusyError, JaxstoreError
 from jaxstore.stores.base import ArraySpec, Json
 from jaxstore.stores.hdf5_codec import filter_options
-from jaxstore.stores.hdf5_handle import Opened
 from jaxstore.stores.hdf5_names import find_item, free_place
+from jaxstore.stores.hdf5_opened import Opened
 from jaxstore.stores.results import ResultGroup, Role
 from jaxstore.stores.results_hdf5_file import Access, ReaderAccess, UserAccess, WriterAccess
 from jaxstore.stores.results_hdf5_group import OWNER, HDF5Result, location_in

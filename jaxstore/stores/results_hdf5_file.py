@@ -19,10 +19,12 @@ import h5py
 
 from jaxstore.errors import BusyError, FormatError, JaxstoreError, MissingError
 from jaxstore.stores.hdf5_file import check_plain, create_file, sync_file
-from jaxstore.stores.hdf5_handle import FileHandle, GroupHandle, Opened
+from jaxstore.stores.hdf5_group_handle import GroupHandle
+from jaxstore.stores.hdf5_handle import FileHandle
 from jaxstore.stores.hdf5_journal import epoch_in, write_epoch
 from jaxstore.stores.hdf5_journalled import open_journalled
 from jaxstore.stores.hdf5_mending import mend, settle
+from jaxstore.stores.hdf5_opened import Opened
 from jaxstore.stores.hdf5_partials import remove_partials
 
 

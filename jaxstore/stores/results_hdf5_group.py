@@ -19,8 +19,8 @@ from jaxstore.stores.base import ArraySpec, Json
 from jaxstore.stores.dtypes import to_stored
 from jaxstore.stores.hdf5_arrays import StoredArray, check_write, find_array
 from jaxstore.stores.hdf5_chunks import bounded
-from jaxstore.stores.hdf5_handle import Opened
 from jaxstore.stores.hdf5_names import missing
+from jaxstore.stores.hdf5_opened import Opened
 from jaxstore.stores.hdf5_scales import fit_dims
 from jaxstore.stores.results import DONE, Array, Marks, Region, Regions, Role
 from jaxstore.stores.results_hdf5_file import Access, WriterAccess
