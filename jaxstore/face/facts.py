@@ -32,13 +32,13 @@ def facts_of(where: str) -> Json:
         MissingError: Nothing is there.
         FormatError: It is none of these.
     """
-    if results := results_of(where):
-        return facts_of_results(where, results)
     path = local_path(where) if is_url(where) else Path(where)
-    if path is not None and not path.exists():
-        raise MissingError(f"{where}: nothing is there. Correct the path.")
     if path is not None and path.is_file() and path.suffix == ".npz":
         facts = facts_of_npz(where)
+    elif results := results_of(where):
+        return facts_of_results(where, results)
+    elif path is not None and not path.exists():
+        raise MissingError(f"{where}: nothing is there. Correct the path.")
     else:
         store = open_store(where)
         try:

@@ -179,13 +179,13 @@ def epoch_of(path: Path) -> int:
     if journal is not None and not _is_changed(path, journal):
         return journal.epoch
     changed = os.stat(path).st_mtime_ns
-    # HDF5 shares a file that this process has open, and then wants the same of its lock.
-    for locking in (False, None):
-        with (
-            contextlib.suppress(OSError, RuntimeError, ValueError, KeyError),
-            h5py.File(path, "r", locking=locking) as file,
-        ):
-            return epoch_in(file["/"], mtime_ns=changed)
+    # Not by its path: HDF5 would show what it remembers of a file that this process has open.
+    with (
+        contextlib.suppress(OSError, RuntimeError, ValueError, KeyError),
+        path.open("rb") as raw,
+        h5py.File(raw, "r") as file,
+    ):
+        return epoch_in(file["/"], mtime_ns=changed)
     return changed
 
 
