@@ -60,6 +60,7 @@ def lines_of(path):
     return found
 
 
+@pytest.mark.slow
 def test_a_row_has_figures_a_table_and_a_picture(tmp_path_factory):
     out = run_saving(tmp_path_factory, "--only", "chains")
     figures = lines_of(out / "saving.jsonl")["figure"]

@@ -47,7 +47,15 @@ def check(found: list[dict[str, Any]], n_deaths: int) -> None:
     assert len(found) - 1 >= n_deaths, len(found)
 
 
-@pytest.mark.parametrize("case", ["zarr-ragged", "zarr-durable", "hdf5-ragged", "hdf5-durable"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "zarr-ragged",
+        "hdf5-ragged",
+        pytest.param("zarr-durable", marks=pytest.mark.slow),
+        pytest.param("hdf5-durable", marks=pytest.mark.slow),
+    ],
+)
 def test_a_death_at_a_change_of_a_file_costs_nothing_committed(die: Die, case: str) -> None:
     found = die(case, "7::61", "before", "half", "after")
     check(found, 4)

@@ -133,8 +133,8 @@ SLACK = 64 * MIB  # as `process` says
     ("kind", "target", "engine", "chunk"),
     [
         ("zarr", "o.zarr", "threads", 50),
-        ("hdf5", "o.h5", "threads", 50),
-        ("hdf5", "o.h5", "serial", 1),
+        pytest.param("hdf5", "o.h5", "threads", 50, marks=pytest.mark.slow),
+        pytest.param("hdf5", "o.h5", "serial", 1, marks=pytest.mark.slow),
     ],
 )
 def test_memory_stays_under_the_limit_on_a_source_ten_times_as_large(
