@@ -155,6 +155,7 @@ def run_program(name, *arguments):
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 class TestLoading:
     """The benchmark of loading; that of saving is above."""
 

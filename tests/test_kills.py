@@ -20,7 +20,10 @@ SETTINGS = {"chunk_draws": "16", "buffer_draws": "40", "queue_bytes": "65536"}
 LENGTH, EVERY = 300, 50
 
 
-@pytest.mark.parametrize(("where", "how"), [("zarr", "triple"), ("hdf5", "ragged")])
+@pytest.mark.parametrize(
+    ("where", "how"),
+    [("zarr", "triple"), pytest.param("hdf5", "ragged", marks=pytest.mark.slow)],
+)
 def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, how: str
 ) -> None:
@@ -31,7 +34,10 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(
     assert tally.kills >= 2
 
 
-@pytest.mark.parametrize(("suffix", "how"), [("zarr", "scan"), ("h5", "triple")])
+@pytest.mark.parametrize(
+    ("suffix", "how"),
+    [pytest.param("zarr", "scan", marks=pytest.mark.slow), ("h5", "triple")],
+)
 def test_a_program_killed_in_the_midst_of_a_change_of_a_file_goes_on(
     tmp_path: Path, suffix: str, how: str
 ) -> None:

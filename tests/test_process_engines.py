@@ -45,7 +45,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.slow) if case in ("sum", "min", "max") else case
+        for case in CASES
+    ],
+)
 def test_every_engine_and_number_of_workers_gives_the_same_bits(case):
     function, settings = CASES[case]
     source = CountingSource("raw", X, 5)

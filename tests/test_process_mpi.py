@@ -108,6 +108,7 @@ class TestThreeRanks:
         assert not [path for path in done.iterdir() if "part" in path.name]
 
 
+@pytest.mark.slow
 class TestFourRanks:
     def said(self, folder, name):
         return [(folder / f"{name}-{rank}").read_text() for rank in range(4)]
