@@ -62,7 +62,8 @@ def test_a_death_at_a_change_of_a_file_costs_nothing_committed(die: Die, case: s
     assert {p["scenario"] for p in found[1:]} == {"begin", "resume"}
 
 
-@pytest.mark.parametrize("case", [pytest.param("zarr", marks=pytest.mark.slow), "hdf5"])
+@pytest.mark.parametrize("case", ["zarr", "hdf5"])
+@pytest.mark.slow
 def test_a_death_at_every_change_of_one_checkpoint_costs_nothing(die: Die, case: str) -> None:
     found = die(case, "checkpoint", "half")
     check(found, 10)

@@ -46,7 +46,7 @@ def test_a_run_goes_on_in_the_same_process_once_there_is_room(
 @pytest.mark.parametrize(
     ("suffix", "how"),
     [
-        ("h5", "triple"),
+        pytest.param("h5", "triple", marks=SLOW),
         pytest.param("zarr", "triple", marks=SLOW),
         pytest.param("zarr", "scan", marks=SLOW),
         pytest.param("h5", "scan", marks=SLOW),
