@@ -16,7 +16,7 @@ import jax
 from jaxstore.processing.beside import beside, leaf_name
 from jaxstore.processing.crew import Crew, crew_of
 from jaxstore.processing.cut import Cut, cut_afresh, cut_again
-from jaxstore.processing.finding import Matches, matches, stem_of
+from jaxstore.processing.finding import Matches, matches, next_name, stem_of
 from jaxstore.processing.options import Options
 from jaxstore.processing.plan import Plan, plan_of
 from jaxstore.processing.progress import Bar
@@ -143,7 +143,7 @@ class _Run:
                 name = None
         self.cut = _cut(recipe, place, name, options)
         if name is None:
-            self.session = begin_new(recipe, place, stem, self.cut)
+            self.session = begin_new(recipe, place, next_name(found, stem), self.cut)
         else:
             self.session = begin_again(recipe, place, name)
         self.session = start(self.session, engine=self.crew.name, workers=self.crew.n_workers)

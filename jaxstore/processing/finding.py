@@ -105,11 +105,16 @@ def stem_of(leaf: str, name: str) -> str:
     return encode_key(f"{leaf}-{name}")
 
 
-def next_name(place: ResultPlace, stem: str) -> str:
-    """A name that no result of a place has."""
+def next_name(found: Matches, stem: str) -> str:
+    """A name after those that were found; of what cannot be read the place knows.
+
+    >>> next_name(Matches(("raw-peak_000",), (), (("raw-peak_004", "params differ"),)), "raw-peak")
+    'raw-peak_005'
+    """
+    groups = [*found.complete, *found.partial, *(group for group, _ in found.others)]
     numbers = [
         int(group.rpartition("_")[2])
-        for group, _ in place.manifests()
+        for group in groups
         if _stem(group) == stem and group.rpartition("_")[2].isdigit()
     ]
     return f"{stem}_{max(numbers, default=-1) + 1:03d}"

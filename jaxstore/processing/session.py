@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxstore.errors import ExistsError, MismatchError
 from jaxstore.processing.cut import Cut
-from jaxstore.processing.finding import Matches, following, next_name
+from jaxstore.processing.finding import Matches, following
 from jaxstore.processing.manifest import Manifest, fit, versions
 from jaxstore.processing.outputs import errors_spec, item_spec, partial_specs, whole_spec
 from jaxstore.processing.recipe import Recipe
@@ -53,8 +53,8 @@ def choose(found: Matches, *, override: bool, resume: bool) -> str | None:
     return found.partial[-1] if resume and found.partial else None
 
 
-def begin_new(recipe: Recipe, place: ResultPlace, stem: str, cut: Cut) -> Session:
-    """Make a new result, numbered after those there are."""
+def begin_new(recipe: Recipe, place: ResultPlace, name: str, cut: Cut) -> Session:
+    """Make a new result under a name, or where that is taken under one that follows."""
     manifest = Manifest(
         state="partial",
         computation=recipe.computation,
@@ -67,7 +67,6 @@ def begin_new(recipe: Recipe, place: ResultPlace, stem: str, cut: Cut) -> Sessio
         versions=versions(),
         sessions=(),
     )
-    name = next_name(place, stem)
     for left in reversed(range(_MOST_NAMES)):
         try:
             owner = place.create(
