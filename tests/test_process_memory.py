@@ -69,7 +69,7 @@ def test_a_plan_keeps_its_limit_or_is_refused(
         assert item + out + max(fixed + item + out + temp, out, chunk * item) > memory // 8
         return
     assert len(programs.compiled) == len(set(programs.compiled))
-    assert program.size == found.batch_size == programs.compiled[-1] or found.batch_size in (8, 16)
+    assert program.size == found.batch_size == programs.compiled[-1] or found.batch_size == 8
     assert found.batch_bytes == program.n_bytes
     held = found.unit_items * (item + out)
     assert held + max(found.batch_bytes, found.unit_items * out) <= found.unit_bytes <= memory
@@ -87,13 +87,14 @@ def test_small_items_leave_room_for_four_units_and_fill_a_cache():
     assert found.unit_items * 16392 <= 64 * MIB < 2 * found.unit_items * 16392
 
 
-def test_at_most_two_programs_are_compiled_to_see_what_an_item_takes():
+def test_one_program_is_compiled_where_the_largest_fits_and_at_most_three():
     heavy = Programs(10 * MIB, 10**5)
     found, _ = plan(heavy)
-    assert heavy.compiled == [8, 16, found.batch_size]
+    assert heavy.compiled == [512, 8, found.batch_size]
+    assert found.batch_size == 128
     light = Programs(100, 20_000)
     found, _ = plan(light)
-    assert light.compiled == [8, found.batch_size]
+    assert light.compiled == [found.batch_size] == [512]
     few = Programs(0, 10**5)
     assert plan(few, n_items=3)[0].batch_size == 4
     assert few.compiled == [4]

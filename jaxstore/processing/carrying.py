@@ -25,7 +25,7 @@ from jaxstore.processing.result import Result
 from jaxstore.processing.same import check_same
 from jaxstore.processing.session import Session, begin_again, begin_new, choose, finish, start
 from jaxstore.processing.sourcing import is_place
-from jaxstore.processing.task import Task
+from jaxstore.processing.task import Assignment, Task
 from jaxstore.processing.units import Sizes
 from jaxstore.stores.base import Json
 from jaxstore.stores.results import ResultPlace
@@ -164,7 +164,9 @@ class _Run:
         task = Task(self.recipe, self.crew.each(prepare), self.options.care)
         owner = self.session.owner if self.session else None
         with closing(self._bar(sizes, told["todo"])) as bar:
-            self.crew.work(task, self.place, told["name"], owner, told["todo"], bar.step)
+            self.crew.work(
+                Assignment(task, self.place, told["name"], owner, told["todo"], bar.step)
+            )
 
     def _end(self) -> Json:
         assert self.session is not None

@@ -5,7 +5,7 @@ Owned here: the contract of a crew, the crew of one process, and which crew an e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,9 +13,9 @@ import jax
 
 from jaxstore.processing.options import Options, n_processors
 from jaxstore.processing.recipe import Recipe
-from jaxstore.processing.task import Task
+from jaxstore.processing.task import Assignment
 from jaxstore.stores.base import Json
-from jaxstore.stores.results import ResultGroup, ResultPlace
+from jaxstore.stores.results import ResultPlace
 from jaxstore.topology import place as place_among
 
 
@@ -53,25 +53,8 @@ class Crew(Protocol):
         """What `action` gives here; every process runs it, and an error is everybody's."""
         ...
 
-    def work(
-        self,
-        task: Task,
-        place: ResultPlace,
-        name: str,
-        owner: ResultGroup | None,
-        todo: Sequence[int],
-        report: Callable[[int], None],
-    ) -> None:
-        """Run units, all of them when every process has come back from here.
-
-        Args:
-            task: What is run.
-            place: Of the result.
-            name: Of the result.
-            owner: It, in the process that owns it; None in the others.
-            todo: Numbers of units.
-            report: Is told of items that are done, in the owner's process.
-        """
+    def work(self, given: Assignment) -> None:
+        """Run units, all of them when every process has come back from here."""
         ...
 
 
@@ -102,18 +85,13 @@ class Alone:
         """What `action` gives."""
         return action()
 
-    def work(
-        self,
-        task: Task,
-        place: ResultPlace,
-        name: str,
-        owner: ResultGroup | None,
-        todo: Sequence[int],
-        report: Callable[[int], None],
-    ) -> None:
+    def work(self, given: Assignment) -> None:
         """Run units."""
+        owner = given.owner
         assert owner is not None
-        task.run(owner, todo, workers=self.workers, watch=owner.keep, report=report)
+        given.task.run(
+            owner, given.todo, workers=self.workers, watch=owner.keep, report=given.report
+        )
 
 
 def crew_of(options: Options) -> Crew:

@@ -24,9 +24,9 @@ from jaxstore.processing.engines_keeper import Keeper
 from jaxstore.processing.options import Options
 from jaxstore.processing.recipe import Order, Recipe
 from jaxstore.processing.sourcing import is_place
-from jaxstore.processing.task import Task
+from jaxstore.processing.task import Assignment
 from jaxstore.stores.base import Json
-from jaxstore.stores.results import ResultGroup, ResultPlace
+from jaxstore.stores.results import ResultPlace
 
 _MOST_TASKS = 4096  # of one call; dask's scheduler takes about a millisecond for each
 
@@ -76,53 +76,38 @@ class Cluster:
         """What `action` gives here."""
         return action()
 
-    def work(
-        self,
-        task: Task,
-        place: ResultPlace,
-        name: str,
-        owner: ResultGroup | None,
-        todo: Sequence[int],
-        report: Callable[[int], None],
-    ) -> None:
+    def work(self, given: Assignment) -> None:
         """Have units run by workers."""
+        owner, session = given.owner, uuid.uuid4().hex[:8]
         assert owner is not None
-        session = uuid.uuid4().hex[:8]
-        ticket = cloudpickle.dumps(self._ticket(task, place, name, session))
+        ticket = cloudpickle.dumps(self._ticket(given, session))
         owner.share()
         try:
             with Keeper(owner) as keeper:
-                self._run(ticket, task, session, todo, report, keeper)
+                self._run(ticket, given, session, keeper)
         finally:
             self._end(session)
-            owner.join(task.cut.work.regions)
+            owner.join(given.task.cut.work.regions)
 
     def _threads(self) -> Sequence[int]:
         return list(self.client.nthreads().values())
 
-    def _ticket(self, task: Task, place: ResultPlace, name: str, session: str) -> Ticket:
-        recipe = task.recipe
+    def _ticket(self, given: Assignment, session: str) -> Ticket:
+        recipe = given.task.recipe
         return Ticket(
             session=session,
             order=_addressed(recipe.order),
             # What is left of the options is of the client's process.
             options=replace(self.options, engine="serial", override=False, resume=True),
-            sizes=task.cut.sizes,
+            sizes=given.task.cut.sizes,
             computation=recipe.computation.to_json(),
             jax=settings_of_jax(),
-            place=str(place.address),
-            name=name,
+            place=str(given.place.address),
+            name=given.name,
         )
 
-    def _run(
-        self,
-        ticket: bytes,
-        task: Task,
-        session: str,
-        todo: Sequence[int],
-        report: Callable[[int], None],
-        keeper: Keeper,
-    ) -> None:
+    def _run(self, ticket: bytes, given: Assignment, session: str, keeper: Keeper) -> None:
+        task, todo = given.task, given.todo
         name = f"{task.recipe.order.process_name}-{session}"
         n_units = -(-len(todo) // _MOST_TASKS)  # of a task
         parts = [tuple(todo[at : at + n_units]) for at in range(0, len(todo), n_units)]
@@ -136,7 +121,7 @@ class Cluster:
         try:
             for future in as_completed(futures):  # type: ignore[no-untyped-call]
                 future.result()
-                report(task.cut.work.units.n_items_of(units[future.key]))
+                given.report(task.cut.work.units.n_items_of(units[future.key]))
                 keeper.check()
         finally:
             self.client.cancel([*futures, sent])

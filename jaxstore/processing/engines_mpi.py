@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from jaxstore.errors import MismatchError
 from jaxstore.processing.engines_keeper import Keeper
 from jaxstore.processing.recipe import Recipe
-from jaxstore.processing.task import Task
+from jaxstore.processing.task import Assignment
 from jaxstore.processing.units import deal
 from jaxstore.stores.base import Json
-from jaxstore.stores.results import ResultGroup, ResultPlace
+from jaxstore.stores.results import ResultPlace
 from jaxstore.topology import Watch, from_root, together
 from jaxstore.topology import place as place_among
-
-Report = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +57,10 @@ class Ranks:
         together(lambda _: found.append(action()))
         return found[0]
 
-    def work(
-        self,
-        task: Task,
-        place: ResultPlace,
-        name: str,
-        owner: ResultGroup | None,
-        todo: Sequence[int],
-        report: Report,
-    ) -> None:
+    def work(self, given: Assignment) -> None:
         """Run this rank's share of the units; the others run theirs."""
-        where = place_among()
-        share = deal(todo, where.rank, where.size)
+        where, owner = place_among(), given.owner
+        share = deal(given.todo, where.rank, where.size)
 
         def open_result() -> Json:
             assert owner is not None
@@ -79,7 +69,7 @@ class Ranks:
 
         def join() -> None:
             assert owner is not None
-            owner.join(task.cut.work.regions)
+            owner.join(given.task.cut.work.regions)
 
         def run(watch: Watch) -> None:
             def look() -> None:
@@ -90,9 +80,9 @@ class Ranks:
                 return
             # No two sessions share a name: a rank of the one before may still be ending.
             writer = f"rank-{where.rank}-{session}"
-            with closing(place.open(name, role="member", writer=writer)) as member:
-                told = _for_all(report, task, share, todo)
-                task.run(member, share, workers=self.workers, watch=look, report=told)
+            with closing(given.place.open(given.name, role="member", writer=writer)) as member:
+                told = _for_all(given, share)
+                given.task.run(member, share, workers=self.workers, watch=look, report=told)
 
         session = from_root(open_result)
         try:
@@ -102,10 +92,10 @@ class Ranks:
             from_root(join)  # what is done counts, also where another rank failed
 
 
-def _for_all(report: Report, task: Task, share: Sequence[int], todo: Sequence[int]) -> Report:
+def _for_all(given: Assignment, share: Sequence[int]) -> Callable[[int], None]:
     """Tell of the items of all ranks by those of one, which has as many units as any."""
-    units = task.cut.work.units
-    n_own, n_all = max(1, units.n_items_of(share)), units.n_items_of(todo)
+    units = given.task.cut.work.units
+    n_own, n_all = max(1, units.n_items_of(share)), units.n_items_of(given.todo)
     lock = threading.Lock()  # guards the number of items
     n_done = 0
 
@@ -114,6 +104,6 @@ def _for_all(report: Report, task: Task, share: Sequence[int], todo: Sequence[in
         with lock:
             before = n_done * n_all // n_own
             n_done += n_items
-            report(n_done * n_all // n_own - before)
+            given.report(n_done * n_all // n_own - before)
 
     return step

@@ -89,7 +89,8 @@ def plan_batch[P: Sized](
 ) -> tuple[BatchPlan, P]:
     """Sizes that keep a limit, and the program of that size, so that it is compiled once.
 
-    Two small programs at most are compiled before it, to see what an item takes.
+    The largest that its items and outputs allow is compiled first. Where temporaries make it too
+    large, a small one beside it tells what an item takes.
 
     Args:
         compile_for: Of a batch size, its program.
@@ -107,9 +108,12 @@ def plan_batch[P: Sized](
     fitting = max(1, held // max(1, demand.item_bytes + demand.out_bytes))
     compiled = cache(compile_for)
     most = min(fitting, 1 << (demand.most_items - 1).bit_length())
-    fixed, per_item = _cost(compiled, demand) if most > _PROBE_ITEMS else (0, 0)
-    room = min(footprint, max(share - fixed, share // 2))
-    wanted = min(most, room // per_item) if per_item else most
+    wanted = min(most, footprint // max(1, demand.item_bytes + demand.out_bytes))
+    fixed = 0
+    first = batch_near(max(1, wanted), demand.chunk_rows, fitting)
+    if first > _PROBE_ITEMS and compiled(first).n_bytes > footprint:
+        fixed, per_item = _cost(compiled, first)
+        wanted = min(footprint, max(share - fixed, share // 2)) // per_item
     while True:
         batch_size = batch_near(max(1, wanted), demand.chunk_rows, fitting)
         program = compiled(batch_size)
@@ -194,11 +198,9 @@ def chunk_shape(inner_shape: Sequence[int], itemsize: int, unit_items: int) -> t
     return (unit_items, *inner)
 
 
-def _cost(compile_for: Callable[[int], Sized], demand: Demand) -> tuple[int, int]:
-    """Bytes of a program whatever the batch, and for each item; not too low."""
-    few = compile_for(_PROBE_ITEMS).n_bytes
-    if few <= 3 * _PROBE_ITEMS * (demand.item_bytes + demand.out_bytes):
-        return 0, -(-few // _PROBE_ITEMS)  # little else than items: no second probe needed
-    more = compile_for(2 * _PROBE_ITEMS).n_bytes
-    per_item = max(1, -(-(more - few) // _PROBE_ITEMS))
-    return max(0, few - _PROBE_ITEMS * per_item), per_item
+def _cost(compile_for: Callable[[int], Sized], many: int) -> tuple[int, int]:
+    """Bytes of a program for any batch, and for each item, by a large batch and a small one."""
+    few_bytes = compile_for(_PROBE_ITEMS).n_bytes
+    more_bytes = compile_for(many).n_bytes - few_bytes
+    per_item = max(1, -(-more_bytes // (many - _PROBE_ITEMS)))
+    return max(0, few_bytes - _PROBE_ITEMS * per_item), per_item

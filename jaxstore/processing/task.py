@@ -1,6 +1,6 @@
 """What every worker of a session has: the recipe, its programs, and how many units fit in memory.
 
-Owned here: from a task to jobs on this process's threads.
+Owned here: from a task to jobs on this process's threads; and what a crew of processes is given.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from jaxstore.processing.cut import Cut
 from jaxstore.processing.engines import run_on_threads, run_serially
 from jaxstore.processing.job import Care, Job
 from jaxstore.processing.recipe import Recipe
-from jaxstore.stores.results import ResultGroup
+from jaxstore.stores.results import ResultGroup, ResultPlace
 
 _AHEAD = 2  # units beside those that are computed: one being read, one being written
 _REMOTE_AHEAD = 14  # where each read waits for a network; 16 at a time hid 30 ms in measurements
@@ -50,6 +50,18 @@ class Task:
             return
         n_inflight = self.cut.plan.n_inflight(wanted_inflight(self.recipe, workers))
         run_on_threads(job, units, watch, n_workers=workers, n_inflight=n_inflight)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a crew has to do in a session."""
+
+    task: Task
+    place: ResultPlace
+    name: str  # of the result
+    owner: ResultGroup | None  # the result, in the process that owns it; None in the others
+    todo: Sequence[int]  # numbers of units
+    report: Callable[[int], None]  # is told of items that are done, in the owner's process
 
 
 def wanted_inflight(recipe: Recipe, workers: int | None) -> int:
