@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -310,3 +312,25 @@ def test_data_loaders_go_on_where_the_checkpoint_was(tmp_path):
         run(js.HDF5Collector(tmp_path / "run.h5"), checkpoint_every=13)
     with pytest.raises(MismatchError, match="positions of 1 data loaders, 0 are registered"):
         run(js.HDF5Collector(tmp_path / "run.h5"), is_registered=False, resume=True)
+
+
+def test_a_step_whose_helper_was_edited_runs_as_it_is_now(tmp_path):
+    """In a notebook the step stays the same function while a cell with its helper is run again."""
+
+    drift = partial(jnp.add, 1)
+
+    def step(x, _):
+        x = drift(x)
+        return x, {"x": x}
+
+    def run(name):
+        with js.ZarrCollector(tmp_path / name) as collector:
+            _, run = js.scan(step, 0.0, length=3, collector=collector, progress=False)
+            return run.samples["x"][0].tolist()
+
+    assert run("before") == [1, 2, 3]
+    drift = partial(jnp.add, np.arange(2))
+    with pytest.raises(MismatchError, match="step changes carry"):
+        run("other shape")
+    drift = partial(jnp.add, 10)
+    assert run("after") == [10, 20, 30]

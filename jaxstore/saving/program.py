@@ -34,6 +34,7 @@ class Program(NamedTuple):
     schedule: Schedule
     chains: int | None
     slots: int
+    fingerprint: str  # of step and keep as they are now; "" where they count by themselves
 
 
 class BlockState(NamedTuple):
@@ -92,7 +93,7 @@ def advance(
     program: Program, state: BlockState, xs: PyTree, stop: Array
 ) -> tuple[BlockState, Ring]:
     """Run to `stop`, or until the ring is full."""
-    _, schedule, chains, slots = program
+    schedule, chains, slots = program.schedule, program.chains, program.slots
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
     shapes = jax.eval_shape(lambda c, x: sample_of(program.step(c, x)), state.carry, one)
     is_free = schedule.keep is not None  # else the schedule tells which steps the rows are

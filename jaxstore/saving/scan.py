@@ -111,12 +111,16 @@ def scan(
     is_default = resume or not isinstance(collector, MemoryCollector)
     pulse = Pulse.of(checkpoint_every, is_default=is_default)
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
-    sample = program.sample_shapes(step, carry, one, chains=chains)
+    identity = identity_of(step, schedule, carry, xs, one) if pulse.is_on or resume else {}
+    # What is remembered of a step may be older than its helpers, of which the fingerprint tells.
+    program_id = f"{identity['step']} {identity['keep']}" if identity else ""
+    current = (lambda c, x: step(c, x)) if identity else step
+    sample = program.sample_shapes(current, carry, one, chains=chains)
     if keep is not None:
         kept_shape(keep, chains)
-    blocks = Program(step, schedule, chains, program.ring_slots(sample, buffer_draws))
+    slots = program.ring_slots(sample, buffer_draws)
+    blocks = Program(step, schedule, chains, slots, program_id)
     job = Job(blocks, xs, pulse, program.one_chain(sample, chains), progress)
-    identity = identity_of(blocks, carry, xs, one) if pulse.is_on or resume else {}
     found = collector.take_up() if resume else None
     if found is None:
         check_has_values(carry, place=collector.recording.place)
