@@ -18,7 +18,7 @@ MAX_FILE_LINES = 350
 MAX_BODY_LINES = 45
 # From low to high; a module imports only from its own layer and those below.
 LAYERS = (
-    ("errors", "names", "tree", "topology", "fingerprint", "sizes"),
+    ("errors", "names", "tree", "topology", "fingerprint", "sizes", "card"),
     ("stores",),
     ("sources",),
     WINGS,
@@ -31,6 +31,7 @@ BORDERS = {
     "hdf5plugin": ("stores/hdf5",),
     "zarr": ("stores/zarr3", "stores/blobs", "sources/fetch"),
     "obstore": ("stores/blobs", "stores/zarr3", "sources/fetch"),
+    "icechunk": ("stores/blobs_icechunk",),
     "mpi4py": ("topology", "processing/engines"),
     "distributed": ("processing/engines_dask",),
     "cloudpickle": ("processing/engines_dask",),

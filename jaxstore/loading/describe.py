@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jaxstore.card import card, lines
 from jaxstore.loading.column import kept_bytes
 from jaxstore.loading.epoch import n_windows
 from jaxstore.loading.memory import Memory
@@ -45,25 +46,35 @@ class LoaderDescription:
         """How often a stored chunk is read in an epoch; 1 where chunks do not cut across."""
         return self.stored_chunks / max(1, self.distinct_chunks)
 
-    def __str__(self) -> str:
+    @property
+    def title(self) -> str:
+        """What is told of."""
+        return f"loader of {self.location}"
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The numbers in words."""
         share = f", {self.local_batch_size} of them here" * (
             self.local_batch_size != self.batch_size
         )
         left = f", {self.rows_left_out:,} left out" * bool(self.rows_left_out)
-        return "\n".join(
-            [
-                f"loader of {self.location}",
-                f"  rows     {self.rows:,}{left}",
-                f"  batches  {self.batches:,} of {self.batch_size:,} rows{share}, "
-                f"{size(self.batch_bytes)} each",
-                f"  windows  {self.windows:,}, {size(self.window_bytes)} each",
-                f"  reads    {self.stored_chunks:,} chunks per epoch, each "
-                f"{self.reads_per_chunk:.3g} times, {self.max_inflight} at a time"
-                + ("; then from memory" if self.is_cached else ""),
-                f"  memory   {size(self.memory_bytes)}: blocks {size(self.block_bytes)}, "
-                f"{self.batches_in_memory} batches, threads {size(self.thread_bytes)}",
-            ]
-        )
+        again = "; then from memory" * self.is_cached
+        return {
+            "rows": f"{self.rows:,}{left}",
+            "batches": f"{self.batches:,} of {self.batch_size:,} rows{share}, "
+            f"{size(self.batch_bytes)} each",
+            "windows": f"{self.windows:,}, {size(self.window_bytes)} each",
+            "reads": f"{self.stored_chunks:,} chunks per epoch, each "
+            f"{self.reads_per_chunk:.3g} times, {self.max_inflight} at a time{again}",
+            "memory": f"{size(self.memory_bytes)}: blocks {size(self.block_bytes)}, "
+            f"{self.batches_in_memory} batches, threads {size(self.thread_bytes)}",
+        }
+
+    def __str__(self) -> str:
+        return lines(self.title, self.facts)
+
+    def _repr_html_(self) -> str:
+        return card(self.title, self.facts)
 
 
 def describe(recipe: Recipe, memory: Memory) -> LoaderDescription:

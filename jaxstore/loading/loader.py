@@ -6,7 +6,6 @@ Owned here: the public object. What comes when is `epoch`, how it is read `block
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, NoReturn, Self
@@ -274,7 +273,7 @@ class Loader:
         return f"<{self.describe()}>"
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self.describe()))}</pre>"
+        return self.describe()._repr_html_()
 
     def _batches(
         self,

@@ -6,11 +6,11 @@ Owned here: the numbers, and how they read.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxstore.card import card, lines
 from jaxstore.processing.crew import Crew
 from jaxstore.processing.cut import Cut
 from jaxstore.processing.finding import Matches
@@ -52,33 +52,40 @@ class Plan:
         """Shapes and dtypes of the outputs, in nested dicts as the kernel gives them."""
         return nest([(output.keys, output) for output in self.outputs])
 
-    def __str__(self) -> str:
+    @property
+    def title(self) -> str:
+        """What is computed of what."""
+        return f"{self.name} of {', '.join(self.sources)}"
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The numbers in words."""
         next_step = "computed afresh"
         if self.matches:
             next_step = f"nothing to do: {self.matches[-1]} is complete"
         elif self.partials:
             next_step = f"{self.partials[-1]} is continued"
         arrays = [f"{output.name} {output.shape} {output.dtype}" for output in self.outputs]
-        return "\n".join(
-            [
-                f"{self.name} of {', '.join(self.sources)}",
-                f"  into     {self.target}: {next_step}",
-                f"  gives    {', '.join(arrays)} for each item; {size(self.result_bytes)}",
-                f"  items    {self.n_items:,} in {self.n_units:,} units of {self.unit_items:,}, "
-                f"{self.batch_size:,} computed at once; each chunk read "
-                f"{_times(self.reads_per_chunk)}",
-                f"  engine   {self.engine}, {self.workers} at once",
-                f"  memory   {size(self.projected_bytes)} of {size(self.memory_bytes)}: "
-                f"{self.inflight} units, a program of {size(self.batch_bytes)}",
-                *(f"  unlike   {group}: {why}" for group, why in self.differences),
-            ]
-        )
+        return {
+            "into": f"{self.target}: {next_step}",
+            "gives": f"{', '.join(arrays)} for each item; {size(self.result_bytes)}",
+            "items": f"{self.n_items:,} in {self.n_units:,} units of {self.unit_items:,}, "
+            f"{self.batch_size:,} computed at once; each chunk read "
+            f"{_times(self.reads_per_chunk)}",
+            "engine": f"{self.engine}, {self.workers} at once",
+            "memory": f"{size(self.projected_bytes)} of {size(self.memory_bytes)}: "
+            f"{self.inflight} units, a program of {size(self.batch_bytes)}",
+            "unlike": "; ".join(f"{group}: {why}" for group, why in self.differences),
+        }
+
+    def __str__(self) -> str:
+        return lines(self.title, self.facts)
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
+        return card(self.title, self.facts)
 
 
 def plan_of(recipe: Recipe, cut: Cut, crew: Crew, target: str, found: Matches) -> Plan:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from html import escape
 from typing import Any
 
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxstore.card import card
 from jaxstore.errors import MissingError
 from jaxstore.processing.dataset import dataset_of
 from jaxstore.processing.manifest import Manifest, State, fit
@@ -208,13 +208,13 @@ class Result:
         return "\n".join([f"<Result {self.location}: {self._told_state()}>", *arrays, *params])
 
     def _repr_html_(self) -> str:
-        rows = [(name, str(self[name].shape), str(self[name].dtype)) for name in self.keys()]
-        cells = "".join(
-            f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows
-        )
         params = ", ".join(f"{name}={value}" for name, value in self._told_params())
-        heading = f"<b>{escape(self.location)}</b> {self._told_state()}"
-        return f"{heading}<br>{escape(params)}<table>{cells}</table>"
+        return card(
+            f"result at {self.location}",
+            {"state": self._told_state(), "params": params},
+            [(name, self[name].shape, self[name].dtype) for name in self.keys()],
+            share=float((self.status == DONE).mean()),
+        )
 
     def _told_state(self) -> str:
         status = self.status

@@ -6,7 +6,6 @@ of chunks prove nothing after a crash.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Int64, PyTree
 
+from jaxstore.card import card
 from jaxstore.errors import FormatError
 from jaxstore.saving.layout import LeafLayout, home_of, layout_from_manifest
 from jaxstore.saving.news import News
@@ -226,14 +226,10 @@ class Run:
         return f"<{self.describe()}>"
 
     def _repr_html_(self) -> str:
-        first, *rest = self.describe().split("\n")
-        rows = "".join(
-            "<tr>"
-            + "".join(f"<td>{html.escape(cell)}</td>" for cell in line.split("  ") if cell)
-            + "</tr>"
-            for line in rest
-        )
-        return f"<b>{html.escape(first)}</b><table>{rows}</table>"
+        title, *_ = self.describe().split("\n")
+        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        facts = {"settings": settings, "groups": ", ".join(self.groups)}
+        return card(title, facts, [(leaf.name, leaf.shape, leaf.dtype) for leaf in self.leaves])
 
 
 def open_run(where: Any) -> Run:

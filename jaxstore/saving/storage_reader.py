@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from jaxstore.card import card
 from jaxstore.errors import MismatchError, MissingError
 from jaxstore.saving.base_storage import Where
 from jaxstore.saving.npz_file import read_npz
@@ -72,6 +73,14 @@ class StoredSnapshots:
         state = "complete" if self.is_complete else "running or killed"
         what = f"{len(self.time)} snapshots of {self.data.shape[:-1]} {self.data.dtype}"
         return f"<StoredSnapshots {self.location}{of}: {what}, {state}>"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "state": "complete" if self.is_complete else "running or killed",
+            "ranks": f"{len(self.members)}" * bool(self.members),
+        }
+        arrays = [(n, a.shape, a.dtype) for n, a in (("time", self.time), ("data", self.data))]
+        return card(f"snapshots at {self.location}", facts, arrays)
 
 
 def open_storage(path: Where) -> StoredSnapshots:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from jaxstore.card import card
 from jaxstore.saving.block import Block
 from jaxstore.saving.checkpoint import Checkpoint
 from jaxstore.saving.loaders import DataLoader, Loaders
@@ -22,6 +23,7 @@ from jaxstore.saving.recording import Recording
 from jaxstore.saving.resumption import Found
 from jaxstore.saving.session import Session, original_of
 from jaxstore.saving.static import StaticInformation, declared_draws
+from jaxstore.sizes import size
 
 
 class StoreCollector:
@@ -64,6 +66,16 @@ class StoreCollector:
             f"<{type(self).__name__} {self.recording.place}: {state}, {status.n_chains} chains, "
             f"{status.draws:,} draws, {status.committed:,} committed>"
         )
+
+    def _repr_html_(self) -> str:
+        status = self.recording.status()
+        facts = {
+            "state": "closed" if self.recording.is_closed else "open",
+            "chains": f"{status.n_chains:,}",
+            "draws": f"{status.draws:,}, of them {status.committed:,} committed",
+            "written": size(status.n_bytes),
+        }
+        return card(f"{type(self).__name__} at {self.recording.place}", facts)
 
     def take_up(self) -> Found | None:
         """Take up the run that is at this collector's place; None where nothing is.
