@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from figures import Figure
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
-from table import number
+
+from benchmarks.figures import Figure
+from benchmarks.table import number
 
 MET, MISSED = "#3a7d5c", "#c0533e"
 SHOWN = (1e-3, 1e3)  # margins; memory that shrinks is without bound better than asked
@@ -28,17 +29,17 @@ def draw(figures: Sequence[Figure], path: Path, *, title: str) -> None:
     for y, (f, margin) in enumerate(zip(shown, margins, strict=True)):
         axes.annotate(
             f"{number(f.value)} ({f.target})",
-            (margin, y),
-            xytext=(4 if margin >= 1 else -4, 0),
+            (max(margin, 1), y),
+            xytext=(4, 0),
             textcoords="offset points",
-            ha="left" if margin >= 1 else "right",
             va="center",
             fontsize=8,
         )
     axes.set_yticks(range(len(shown)), [f"{f.row}: {f.what}" for f in shown], fontsize=8)
     axes.set_xscale("log")
     low, high = min([0.5, *margins]), max([2, *margins])
-    axes.set_xlim(low / 3, high * 4)
+    axes.set_xlim(low / 1.2, high * 4)
+    axes.set_ylim(-0.6, len(shown) - 0.4)
     axes.set_xlabel("times better than the target; left of 1 it is missed")
     axes.set_title(title, fontsize=7, loc="right")  # which is long, and may reach to the left
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -1,21 +1,76 @@
-"""Figures as a Markdown table and as JSON lines."""
+"""Figures and the runs behind them as Markdown tables."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from figures import Figure
+from benchmarks.figures import Figure
+from benchmarks.reasons import reason
 
-HEAD = ("row", "what", "ratio", "rounds", "target", "verdict", "figures")
+FIGURES = ("row", "what", "ratio", "rounds", "figures")
+TARGETS = ("wing", "row", "what", "ratio", "rounds", "target", "verdict", "figures", "why")
+RUNS = (
+    "row", "contender", "runs", "wall", "CPU", "MB/s", "to open", "first batch", "MiB over imports"
+)  # fmt: skip
 
 
-def markdown(figures: Sequence[Figure]) -> str:
-    """The table of figures."""
-    return aligned([HEAD, *map(cells, figures)])
+def targets(figures: Sequence[Figure], wings: Mapping[str, str]) -> str:
+    """Those that have one; `wings` says of which a row is."""
+    return aligned(
+        [TARGETS]
+        + [
+            (
+                wings[f.row],
+                *measured(f)[:4],
+                str(f.target),
+                f.verdict,
+                f.against,
+                reason(f),
+            )
+            for f in figures
+            if f.target is not None
+        ]
+    )
+
+
+def information(figures: Sequence[Figure]) -> str:
+    """Those that have none."""
+    return aligned([FIGURES, *(measured(f) for f in figures if f.target is None)])
+
+
+def measured(figure: Figure) -> tuple[str, str, str, str, str]:
+    """What was found."""
+    rounds = ""
+    if figure.low is not None and figure.high is not None:
+        rounds = f"{number(figure.low)} to {number(figure.high)}"
+    value = "" if figure.value is None else number(figure.value)
+    return figure.row, figure.what, value, rounds, figure.against
+
+
+def runs(timings: Sequence[Mapping[str, Any]]) -> str:
+    """The medians of every contender."""
+    return aligned([RUNS, *(medians(timing) for timing in timings if "wall_s" in timing)])
+
+
+def medians(timing: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of one; blank where its kind of run does not tell."""
+    median = {
+        name: statistics.median(values)
+        for name, values in timing.items()
+        if name not in ("row", "contender") and None not in values
+    }
+    shown: dict[str, Callable[[float], str]] = {
+        "wall_s": seconds,
+        "cpu_s": seconds,
+        "n_bytes": lambda n_bytes: f"{n_bytes / median['wall_s'] / 1e6:.0f}",
+        "open_s": seconds,
+        "first_s": seconds,
+        "added_bytes": lambda n_bytes: f"{n_bytes / 2**20:.0f}",
+    }
+    cells = (show(median[name]) if name in median else "" for name, show in shown.items())
+    return timing["row"], timing["contender"], str(len(timing["wall_s"])), *cells
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -33,22 +88,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
-
-
-def cells(figure: Figure) -> tuple[str, ...]:
-    """One line of the table."""
-    rounds = ""
-    if figure.low is not None and figure.high is not None:
-        rounds = f"{number(figure.low)} to {number(figure.high)}"
-    return (
-        figure.row,
-        figure.what,
-        "" if figure.value is None else number(figure.value),
-        rounds,
-        "" if figure.target is None else str(figure.target),
-        figure.verdict,
-        figure.against,
-    )
 
 
 def number(value: float) -> str:
@@ -82,18 +121,3 @@ def digits(value: float) -> str:
     """
     size = abs(value)
     return f"{value:.{0 if size >= 99.95 else 1 if size >= 9.995 else 2}f}"
-
-
-def write_lines(
-    path: Path,
-    *,
-    configuration: Mapping[str, Any],
-    timings: Iterable[Mapping[str, Any]],
-    figures: Iterable[Figure],
-) -> None:
-    """One JSON object per line: the configuration, the seconds of all runs, the figures."""
-    lines = [{"kind": "configuration", **configuration}]
-    lines += [{"kind": "timing", **timing} for timing in timings]
-    lines += [{"kind": "figure", **asdict(f), "verdict": f.verdict} for f in figures]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Benchmarks of all wings: `python -m benchmarks`. README.md explains."""

@@ -1,0 +1,1 @@
+"""What a shuffled epoch over stored chunks costs."""

@@ -1,0 +1,1 @@
+"""What a JAX function over stored arrays costs."""

@@ -1,0 +1,59 @@
+"""Why targets are missed: what the table says beside a figure that does not meet its own."""
+
+from __future__ import annotations
+
+from benchmarks.figures import Figure
+
+UNKNOWN = "not explained yet"
+DISK = (
+    "the plain file is written from memory that stays in the cache, by a process that does nothing "
+    "else; a draw here is computed, put into the ring, summed and written by two cores on one "
+    "memory bus. On tmpfs 0.4 to 0.7, without checksums 0.7 to 0.8"
+)
+NOISE = "the time of commits is that of the disk, and differs from run to run: 0.8 to 1.4"
+H5PY = (
+    "h5py reads whole chunks without filters at 8 GB/s here, where the target was set for 1 GB/s; "
+    "a loader copies each row once more, into its batch"
+)
+REASONS = {  # row, how `what` begins
+    ("triple", "triple"): (
+        "a callback in the body of a scan makes XLA's CPU backend run that body kernel by kernel: "
+        "2.8 with a receiver that does nothing; the rest is the writer on the second core"
+    ),
+    ("triple", "io_callback"): "an io_callback costs 36 µs here, not the 85 of the target",
+    ("chains", "64 chains / one chain, a keep"): (
+        "every chain's draws are picked out of the ring by themselves"
+    ),
+    ("chains", "64 chains / one chain, one"): (
+        "the cost for one chain is a difference of two noisy times: 0.90 to 1.10"
+    ),
+    ("big_draws", "js.scan into Zarr"): DISK,
+    ("big_draws", "triple into Zarr"): DISK,
+    ("big_draws", "js.scan into HDF5"): f"{DISK}; fletcher32 runs at 5 GB/s and holds the GIL",
+    ("big_draws", "triple into HDF5"): f"{DISK}; fletcher32 runs at 5 GB/s and holds the GIL",
+    ("checkpoints", "scan"): NOISE,
+    ("checkpoints", "triple"): NOISE,
+    ("hdf5_raw", "jaxstore, speed / h5py slices, shuffled"): (
+        "the same work; the hand-written loop for this data set alone reaches 1.9"
+    ),
+    ("hdf5_raw", "jaxstore, speed / h5py slices"): H5PY,
+    ("peak_zarr", "jaxstore, speed / dask, NumPy"): (
+        "the kernel bounds everybody: XLA finds an argmax on a CPU in 10 µs of the 15 that a "
+        "spectrum takes, NumPy needs 18 to 20 for all of it; with lax.top_k it is 2.8"
+    ),
+    ("ensemble", "jaxstore"): (
+        "three programs are compiled, two only to see what a member takes: 0.17 s each of 1.2 s"
+    ),
+}
+
+
+def reason(figure: Figure) -> str:
+    """Of a missed target; the longest beginning that fits counts.
+
+    >>> reason(Figure("a", "b", 2.0, ""))
+    ''
+    """
+    if not figure.verdict.startswith("missed"):
+        return ""
+    fitting = [key for key in REASONS if key[0] == figure.row and figure.what.startswith(key[1])]
+    return REASONS[max(fitting, key=lambda key: len(key[1]))] if fitting else UNKNOWN

@@ -1,0 +1,1 @@
+"""What it costs to save every draw of a running program."""
