@@ -1,189 +1,154 @@
-"""`jaxstore demo`: sample a posterior on real data into a Zarr store, and look at what lies there.
+"""`jaxstore demo`: the three verbs on real data, in a directory that may be looked at afterwards.
 
-Owned here: the story from data to picture, and the directory it happens in. The model is `model`'s,
-the picture `picture`'s.
+Owned here: the story. Each verb has a module of its own, to be read as an example: `demo_sampling`,
+`demo_predictive` and `demo_surrogate`.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import arviz
-import blackjax
-import jax
+import numpy as np
 import xarray
-from jaxtyping import Array, PyTree
 
-from jaxstore import ZarrCollector, open_run, scan
-from jaxstore.errors import ExistsError
-from jaxstore.face.model import (
-    FEATURES,
-    SOURCE,
-    Position,
-    first_position,
-    load_patients,
-    log_density,
-    parameters_of,
-)
-from jaxstore.face.picture import draw_run, refuse_foreign, write_picture
-from jaxstore.stores.location import open_store
-from jaxstore.stores.run_format import MANIFEST
+from jaxstore import find, open_run
+from jaxstore.errors import MismatchError
+from jaxstore.face.demo_model import FEATURES, SOURCE, Patients, load_patients
+from jaxstore.face.demo_picture import draw_predictive, draw_surrogate
+from jaxstore.face.demo_places import Places, make_room, places_in
+from jaxstore.face.demo_predictive import predict
+from jaxstore.face.demo_sampling import CHAINS, draws_in, sample
+from jaxstore.face.demo_surrogate import hold_out, r_squared, train
+from jaxstore.face.picture import draw_run, write_picture
+from jaxstore.stores.results import DONE
 
-MADE_BY = "jaxstore demo"
-# All that a demo run has at its top; with anything else in it, `--fresh` removes nothing.
-OWN_ENTRIES = frozenset({"zarr.json", "posterior", "sample_stats"})
-CHAINS = 4
-WARM_UP_STEPS = 1000
-DRAWS = 2000
-SEED = 2004
 COLUMNS = ["mean", "sd", "r_hat", "ess_bulk", "ess_tail"]
 
 
-class ChainState(NamedTuple):
-    """What a chain of the sampler carries."""
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much the demo does; these take about a minute on two cores, most of it to compile."""
 
-    key: Array  # shape=(), typed key
-    nuts: Any
-    settings: dict[str, Any]  # step size and inverse mass matrix of this chain
+    warm_up_steps: int = 1000
+    draws: int = 5000  # of each chain
+    training_steps: int = 2000
 
 
-def run_demo(directory: Path, *, is_fresh: bool) -> None:
-    """Sample, summarise and draw, telling what happens.
+def run_demo(directory: Path, *, is_fresh: bool, sizes: Sizes = Sizes()) -> None:
+    """Save, process and load, telling what happens; what an earlier call did is not done again.
 
     Raises:
-        ExistsError: The directory holds a run, and `is_fresh` is not set or it is not ours.
+        ExistsError: Something is in the directory that the demo did not make.
+        MismatchError: An earlier call was that of another version or other sizes.
     """
     begun = time.monotonic()
-    path, picture = directory / "run.zarr", directory / "posterior.png"
-    refuse_foreign(picture)
-    make_room(path, is_fresh=is_fresh)
+    places = places_in(directory)
+    make_room(places, is_fresh=is_fresh)
     patients = load_patients()
     print(f"Data     {SOURCE}")
     print(f"         {len(patients.y)} patients, {len(FEATURES)} measurements, one outcome")
     print("Model    robust regression, all variables standardised; tau shrinks the slopes")
-    print(f"Sampler  BlackJAX NUTS, {CHAINS} chains in one program\n")
-    print(f"Adapting step sizes and mass matrices ({WARM_UP_STEPS:,} steps) ...", flush=True)
-    density = log_density(patients)
-    states = warm_up(density, jax.random.key(SEED))
-    states.key.block_until_ready()  # so that the next line tells the truth
-    print(f"Sampling {DRAWS:,} draws of each chain into {path} ...", flush=True)
-    sample(density, states, path)
-    print(f"\nFrom the disk: xarray.open_datatree({str(path)!r}), then ArviZ\n", flush=True)
-    print(summary_of(path))
-    with open_run(path) as run:
-        write_picture(draw_run(run, max_vars=len(FEATURES) + 3), picture)
-        print(f"\n{run.describe().splitlines()[0]}")
-    print(f"picture at {picture}")
-    print(f"\nDone in {time.monotonic() - begun:.0f} s.\n\n{what_next(path)}")
-
-
-def make_room(path: Path, *, is_fresh: bool) -> None:
-    """Remove an earlier demo run if asked to; refuse whatever else is there.
-
-    Raises:
-        ExistsError: Something is there that stays.
-    """
-    if not path.exists() and not path.is_symlink():
-        return
-    if not is_own(path):
-        raise ExistsError(
-            f"{path} is there and the demo did not make it, or something was added to it. It "
-            "stays as it is. Choose another directory: jaxstore demo --dir DIRECTORY"
-        )
-    if not is_fresh:
-        raise ExistsError(
-            f"{path} holds the run of an earlier demo. See it with: jaxstore info {path}\n"
-            f"Replace it with: jaxstore demo --dir {path.parent} --fresh\n"
-            "Or choose another directory: jaxstore demo --dir DIRECTORY"
-        )
-    shutil.rmtree(path)
-
-
-def is_own(path: Path) -> bool:
-    """Whether a path is a run that a demo made, and nothing was added to it."""
-    if path.is_symlink() or not (path / "zarr.json").is_file():
-        return False
-    store = open_store(path)
+    was_complete = draws_in(places.training) == sizes.training_steps
     try:
-        manifest = store.attrs().get(MANIFEST)
-    finally:
-        store.close()
-    made_by = isinstance(manifest, dict) and manifest.get("settings", {}).get("made_by")
-    return made_by == MADE_BY and {entry.name for entry in path.iterdir()} <= OWN_ENTRIES
+        save(patients, places, sizes)
+        process(patients, places, sizes)
+        load(places, sizes)
+    except MismatchError as error:
+        anew = f"jaxstore demo --dir {directory} --fresh"
+        raise MismatchError(f"{error}\nTo begin the demo anew: {anew}") from error
+    print(f"\nDone in {time.monotonic() - begun:.0f} s.", end=" ")
+    if was_complete:
+        print(f"It was complete already. Begin anew with: jaxstore demo --dir {directory} --fresh")
+    else:
+        print("The same command again goes on after Ctrl-C, and finds all of this when complete.")
+    print(f"\n{what_next(places)}")
 
 
-def warm_up(density: Callable[[Position], Array], key: Array) -> ChainState:
-    """Chains that have found the posterior, each with settings of its own."""
-    adaptation = blackjax.window_adaptation(
-        blackjax.nuts,
-        density,
-        target_acceptance_rate=0.9,
-        adaptation_info_fn=lambda *_: None,
-    )
-
-    def one_chain(key: Array) -> ChainState:
-        begin_key, run_key, key = jax.random.split(key, 3)
-        found, _ = adaptation.run(run_key, first_position(begin_key), WARM_UP_STEPS)
-        return ChainState(key, found.state, found.parameters)
-
-    states: ChainState = jax.jit(jax.vmap(one_chain))(jax.random.split(key, CHAINS))
-    return states
+def save(patients: Patients, places: Places, sizes: Sizes) -> None:
+    """Sample into a store, then summarise and draw what lies there."""
+    print(f"\nSave     {CHAINS} chains of BlackJAX NUTS in one program, into {places.run}")
+    tell(draws_in(places.run), sizes.draws, "draws of each chain")
+    sample(patients, places.run, warm_up_steps=sizes.warm_up_steps, draws=sizes.draws)
+    print(f"         from the disk: xarray.open_datatree({str(places.run)!r}), then ArviZ\n")
+    print(summary_of(places.run), flush=True)
+    with open_run(places.run) as run:
+        write_picture(draw_run(run, max_vars=len(FEATURES) + 3), places.posterior_png)
 
 
-def sample(density: Callable[[Position], Array], states: ChainState, path: Path) -> None:
-    """Sample into a Zarr store, while the program runs."""
-    kernel = blackjax.nuts.build_kernel()
+def process(patients: Patients, places: Places, sizes: Sizes) -> None:
+    """Apply functions of one draw, then of one patient, and tell what they say."""
+    print(f"\nProcess  new outcomes of all patients for each draw, into {places.predictive}")
+    tell(items_in(places), sizes.draws, "draws")
+    checked, explained = predict(places.run, places.predictive, patients)
+    inside, share = np.mean(checked["is_inside"]), np.mean(explained["share"])
+    print(f"         {100 * inside:.0f} % of the patients lie within their 90 % interval;")
+    print(f"         the measurements explain {100 * share:.0f} % of the variance", flush=True)
+    write_picture(draw_predictive(checked, patients), places.predictive_png)
 
-    def one_step(state: ChainState) -> tuple[ChainState, PyTree]:
-        key, now = jax.random.split(state.key)
-        nuts, info = kernel(now, state.nuts, density, **state.settings)
-        statistics = {
-            "lp": nuts.logdensity,
-            "energy": info.energy,
-            "acceptance_rate": info.acceptance_rate,
-            "diverging": info.is_divergent,
-            "n_steps": info.num_integration_steps,
-        }
-        draw = {"posterior": parameters_of(nuts.position), "sample_stats": statistics}
-        return ChainState(key, nuts, state.settings), draw
 
-    collector = ZarrCollector(
-        path,
-        group=None,  # the top level of a draw names the groups, as ArviZ calls them
-        dims={"posterior/beta": ["feature"]},
-        coords={"feature": list(FEATURES)},
-        settings={"made_by": MADE_BY, "data": SOURCE, "sampler": "BlackJAX NUTS", "seed": SEED},
-    )
-    with collector:
-        scan(
-            lambda states, _: jax.vmap(one_step)(states),
-            states,
-            length=DRAWS,
-            chains=CHAINS,
-            collector=collector,
+def load(places: Places, sizes: Sizes) -> None:
+    """Train on batches of the stored draws, and try the network on chunks it never saw."""
+    print("\nLoad     shuffled batches of the stored draws train a Flax network: from parameters")
+    print(f"         to log density; its losses go into {places.training}")
+    tell(draws_in(places.training), sizes.training_steps, "steps")
+    scale, params = train(places.run, places.training, steps=sizes.training_steps)
+    held = hold_out(places.run, scale, params)
+    network, linear = r_squared(held, held.surrogate), r_squared(held, held.linear)
+    print(f"         R\N{SUPERSCRIPT TWO} on {len(held.lp):,} held-out draws: ", end="")
+    print(f"network {network:.3f}, linear fit {linear:.3f}", flush=True)
+    with open_run(places.training) as run:
+        losses = run.samples["loss"][0]
+    write_picture(draw_surrogate(losses, held), places.surrogate_png)
+
+
+def tell(done: int, total: int, unit: str) -> None:
+    """Say what an earlier call has left."""
+    if done == total:
+        print(f"         all {total:,} {unit} are there already", flush=True)
+    elif done:
+        print(f"         goes on: {done:,} of {total:,} {unit} are there", flush=True)
+    else:
+        print(f"         {total:,} {unit} ...", flush=True)
+
+
+def items_in(places: Places) -> int:
+    """Draws for which new outcomes are there."""
+    for result in find(places.predictive, name="replicate", source=f"{places.run}:/posterior/beta"):
+        units = result.manifest.units
+        return sum(
+            len(units.items(unit)) for unit in np.flatnonzero(result.status == DONE).tolist()
         )
+    return 0
 
 
 def summary_of(path: Path) -> str:
     """Mean, sd, R-hat and ESS of what lies on disk, a line per parameter."""
     with xarray.open_datatree(path, engine="zarr") as tree:
         table = arviz.summary(tree, round_to=3)[COLUMNS]
-    whole = {"ess_bulk": "{:,.0f}".format, "ess_tail": "{:,.0f}".format}
-    return str(table.to_string(formatters=whole))
+    formats = {"r_hat": "{:.3f}", "ess_bulk": "{:,.0f}", "ess_tail": "{:,.0f}"}
+    return str(table.to_string(formatters={name: f.format for name, f in formats.items()}))
 
 
-def what_next(path: Path) -> str:
-    """What a reader may type now."""
+def what_next(places: Places) -> str:
+    """Where things are, and what a reader may type now."""
     return f"""\
+Pictures: {places.posterior_png}, {places.predictive_png}, {places.surrogate_png}
+
 Next, in the shell:
-  jaxstore info {path}
-  jaxstore plot {path} --group sample_stats -o statistics.png
+  jaxstore info {places.run}
+  jaxstore info {places.predictive}
+  jaxstore verify {places.run}
+  jaxstore plot {places.training}
+  jaxstore watch {places.run}
 
 and in Python:
   import jaxstore as js
-  run = js.open_run({str(path)!r})
-  beta = run.samples["posterior"]["beta"][:, -100:]  # (chain, draw, feature)"""
+  run = js.open_run({str(places.run)!r})
+  beta = run.samples["posterior"]["beta"][:, -100:]  # (chain, draw, feature)
+  result = js.find({str(places.predictive)!r}, name="interval")[0]
+  result["low"][:5], result["high"][:5]  # of the first five patients
+  loader = js.Loader(run, ["posterior/beta", "sample_stats/lp"], batch_size=64)
+  batch = next(iter(loader))"""
