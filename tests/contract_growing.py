@@ -66,7 +66,7 @@ class GrowingContract:
 
     @settings(
         deadline=None,
-        max_examples=20,
+        max_examples=10,
         phases=[Phase.explicit, Phase.generate],  # to shrink on a disk takes minutes
         suppress_health_check=[
             HealthCheck.function_scoped_fixture,

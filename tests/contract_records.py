@@ -148,15 +148,14 @@ class RecordContract:
             with pytest.raises(MissingError, match="g/x"):
                 store.put_blob(name, "checkpoint-0", [b"state"])
 
-    @pytest.mark.parametrize(
-        "key", ["", "c", "0", "zarr.json", "../x-0", "a/b-0", "A-0", "a_b-0", "a-0\n", "claim-1"]
-    )
-    def test_other_keys_are_refused(self, store: Store, key: str) -> None:
+    def test_other_keys_are_refused(self, store: Store) -> None:
         store.create(spec("x", (1, 4), (1, 4)))
-        with pytest.raises(ValueError, match="is no key of a blob"):
-            store.put_blob("x", key, [b"state"])
-        with pytest.raises(ValueError, match="is no key of a blob"):
-            store.get_blob("x", key)
+        paths = ("", "c", "0", "zarr.json", "../x-0", "a/b-0")
+        for key in (*paths, "A-0", "a_b-0", "a-0\n", "claim-1"):
+            with pytest.raises(ValueError, match="is no key of a blob"):
+                store.put_blob("x", key, [b"state"])
+            with pytest.raises(ValueError, match="is no key of a blob"):
+                store.get_blob("x", key)
 
     def test_a_lease_is_some_seconds_or_none(self, store: Store) -> None:
         assert store.lease_s is None or store.lease_s >= 1

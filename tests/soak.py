@@ -1,6 +1,6 @@
 """Kills runs at random moments, over and over, and compares them with runs that nobody killed.
 
-    uv run python tests/soak.py --kills 100 --where zarr,hdf5,s3 [--seed 0] [--folder DIR]
+    uv run python tests/soak.py --kills 100 --where zarr,hdf5,s3,icechunk [--seed 0] [--folder DIR]
 
 Each run is begun by a process, killed by SIGKILL, looked at, and gone on with by the next process,
 with other settings of chunks, buffer and queue, until one comes to the end. Exit code 1 and the
@@ -140,7 +140,7 @@ def run_until(
 def look(url: str, reference: Reference, step: int, tally: Tally, *, before: int) -> int:
     """Check what a kill left; returns the step of its checkpoint."""
     try:
-        run = js.open_run(url)
+        run = js.open_run(resumable.place_at(url))
     except (MissingError, FormatError):
         assert before < 0, "a run with a commit does not open"
         tally.before_commit += 1
@@ -180,11 +180,11 @@ def one_run(
         tally.kills += 1
         before, checkpoint = checkpoint, look(url, reference, step, tally, before=checkpoint)
         in_vain = in_vain + 1 if checkpoint == before else 0
-    with js.open_run(url) as run:
+    with js.open_run(resumable.place_at(url)) as run:
         assert run.state == "complete"
         assert run.sample_count.tolist() == reference.run.sample_count.tolist()
         check_committed(run, reference)
-    report = js.verify(url)
+    report = js.verify(resumable.place_at(url))
     assert report.is_sound, report
     with tempfile.TemporaryDirectory() as folder:
         suffix = ".h5" if url.endswith(".h5") else ".zarr"
@@ -222,7 +222,7 @@ def soak(where: str, n_kills: int, folder: Path, seed: int) -> Tally:
             how = resumable.HOWS[tally.runs % len(resumable.HOWS)]
             if how not in references:
                 references[how] = Reference.of(how)
-            suffix = "h5" if where == "hdf5" else "zarr"
+            suffix = {"hdf5": "h5", "icechunk": "icechunk"}.get(where, "zarr")
             url = f"{base}{where}-{tally.runs}-{how}.{suffix}"
             try:
                 one_run(how, url, env, references[how], rng, tally)

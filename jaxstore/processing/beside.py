@@ -58,6 +58,11 @@ def beside(place: Any, source: RowSource) -> Beside:
     if isinstance(place, np.ndarray) or hasattr(place, "__dlpack__"):
         return Beside("memory", "", leaf)
     if hasattr(place, "store") and hasattr(place, "name"):  # the draws of a run
+        if place.store.keeps_commits:
+            raise MismatchError(
+                f"results cannot be put beside {place.name!r} in {place.store.location}: they are "
+                "not written into Icechunk. Give a target, such as 'results.zarr' or 'memory'."
+            )
         location = place.store.location
         return Beside(location, str(place.name).rpartition("/")[0], leaf)
     raise MismatchError(

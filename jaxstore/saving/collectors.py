@@ -22,6 +22,7 @@ from jaxstore.saving.run import Run
 from jaxstore.saving.store_collector import StoreCollector
 from jaxstore.saving.writer import QUEUE_BYTES
 from jaxstore.stores.base import Json, Store
+from jaxstore.stores.icechunk_branch import branch_of
 from jaxstore.stores.location import redact
 from jaxstore.stores.memory import MemoryStore
 
@@ -32,10 +33,12 @@ class MemoryCollector(StoreCollector):
     Args:
         save_dir: Existing directory or one to make; each finished chain is also written there, as
             `chain_{id}.npz` with an array per leaf. None writes nothing.
+        group: As for `ZarrCollector`, and so are `dims`, `coords` and `settings`.
         queue_bytes: What may wait for the writer at most.
 
     Raises:
         ExistsError: The directory holds chains of an earlier run.
+        ValueError: A size or name that makes no sense.
 
     >>> import jax, jax.numpy as jnp, jaxstore as js
     >>> init_save, save, postprocess_save = js.save(js.MemoryCollector())
@@ -46,10 +49,18 @@ class MemoryCollector(StoreCollector):
     """
 
     def __init__(
-        self, save_dir: str | os.PathLike[str] | None = None, *, queue_bytes: int = QUEUE_BYTES
+        self,
+        save_dir: str | os.PathLike[str] | None = None,
+        *,
+        group: str | None = "samples",
+        dims: Mapping[str, Sequence[str]] | None = None,
+        coords: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Json] | None = None,
+        queue_bytes: int = QUEUE_BYTES,
     ) -> None:
         # Memory has no chunks to fill: every block goes straight to its place.
-        options = Options(chunk_draws=1, queue_bytes=queue_bytes)
+        chunk_draws = 1
+        options = Options(group, dims or {}, coords or {}, settings or {}, chunk_draws, queue_bytes)
         store = MemoryStore()
 
         def create() -> Store:
@@ -80,7 +91,7 @@ class MemoryCollector(StoreCollector):
 
         def write(run: Run, chains: tuple[int, ...]) -> None:
             for chain in chains:
-                write_npz(run, chain, directory)
+                write_npz(run, chain, directory, prefix=f"{group}/" if group else "")
 
         super().__init__(partial(Recording, place, options, on_finish=write))
 
@@ -91,7 +102,9 @@ class ZarrCollector(StoreCollector):
     Nothing is written before the first `init_save`, and nothing that is there is overwritten.
 
     Args:
-        where: A path, a URL (`s3://bucket/run.zarr`), an obstore store or a zarr Store.
+        where: A path, a URL (`s3://bucket/run.zarr`), an obstore store, a zarr Store, or an
+            `icechunk.Repository`, whose branch "main" then gets a snapshot with each commit; see
+            `IcechunkBranch` for others.
         group: Holds the leaves; None takes the top level of the sample as groups, for example
             `{"posterior": ..., "sample_stats": ...}`.
         dims: Names of the axes of a leaf's draw, by leaf name: `{"beta": ["feature"]}`.
@@ -193,15 +206,24 @@ class HDF5Collector(StoreCollector):
 
 def place_of(where: Any) -> str:
     """A path, URL or handle for messages, without credentials."""
+    if branch := branch_of(where):
+        return str(branch)
     return redact(os.fspath(where)) if isinstance(where, str | os.PathLike) else repr(where)
 
 
-def write_npz(run: Run, chain: int, directory: Path) -> None:
-    """Write the draws of a chain as `chain_{chain}.npz`; typed keys as their key data."""
+def write_npz(run: Run, chain: int, directory: Path, *, prefix: str) -> None:
+    """Write the draws of a chain as `chain_{chain}.npz`; typed keys as their key data.
+
+    Args:
+        run: That holds it.
+        chain: Its number.
+        directory: Gets the file.
+        prefix: Of the names of leaves in the run, which the file does without.
+    """
     n_draws = int(run.sample_count[chain])
     NpzFile(directory / f"chain_{chain}.npz").replace(
         {
-            leaf.name.partition("/")[2]: np.asarray(leaf.plain().of_chain(chain)[:n_draws])
+            leaf.name.removeprefix(prefix): np.asarray(leaf.plain().of_chain(chain)[:n_draws])
             for leaf in run.leaves
         }
     )

@@ -98,11 +98,15 @@ class Recorder:
         for piece in pieces:
             self._write_piece(piece)
         since = time.monotonic() - self._committed_at
-        if since * COMMIT_SHARE > self._commit_s and sum(self._draws()) > self.draws_committed:
-            self.commit("running")
-        elif since > TAIL_EVERY_S:
-            self._write_tails()
-            self.commit("running")
+        is_cheap, is_late = since * COMMIT_SHARE > self._commit_s, since > TAIL_EVERY_S
+        if self._store.keeps_commits:
+            is_due, with_tails = is_cheap and is_late, True
+        elif is_cheap and sum(self._draws()) > self.draws_committed:
+            is_due, with_tails = True, False
+        else:
+            is_due, with_tails = is_late, True
+        if is_due:
+            self.commit("running", with_tails=with_tails)
         self._keep_due()
 
     def checkpoint(self, point: Checkpoint) -> None:
@@ -133,16 +137,17 @@ class Recorder:
                     self._put(key, i, first, rows)
         if not any(s.waiting for strands in self._strands.values() for s in strands):
             self._tail = None
-        elif self._due is not None:
-            self._write_tails()
+        is_due = self._due is not None
         if self._due is not None:
             self._put_point(self._due)
-        self.commit(state)
+        self.commit(state, with_tails=is_due)
         if state == "complete":
             self._drop_stale()
 
-    def commit(self, state: str) -> None:
+    def commit(self, state: str, *, with_tails: bool = False) -> None:
         """Make everything written so far count: shapes first, then the record."""
+        if with_tails or self._store.keeps_commits:  # what is kept shows leaves of one length
+            self._write_tails()
         began, draws = time.monotonic(), self._draws()
         for i, spec in enumerate(self._specs):
             shape = (self.n_chains, self._extent(i, draws), *spec.shape[2:])
@@ -248,9 +253,8 @@ class Recorder:
         self._create(max(1, len(point.draws)), is_ragged=is_ragged)
         self.n_chains = max(self.n_chains, len(point.draws))
         began = time.monotonic()  # the arrays are made once
-        self._write_tails()
         self._put_point(point)
-        self.commit("running")
+        self.commit("running", with_tails=True)
         self._checkpoint_at = time.monotonic()
         self.checkpoint_s = self._checkpoint_at - began
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int64, PyTree
 
 from jaxstore.card import card
-from jaxstore.errors import FormatError
+from jaxstore.errors import FormatError, MissingError
 from jaxstore.saving.layout import LeafLayout, home_of, layout_from_manifest
 from jaxstore.saving.news import News
 from jaxstore.saving.record import Record
@@ -236,10 +236,12 @@ def open_run(where: Any) -> Run:
     """Open a run that was saved to Zarr or HDF5.
 
     Args:
-        where: A path, a URL, an obstore store, a zarr Store or Group, an h5py File or Group.
+        where: A path, a URL, an obstore store, a zarr Store or Group, an h5py File or Group, an
+            Icechunk repository or `IcechunkBranch`. The store of an Icechunk session is the run
+            as of that snapshot.
 
     Raises:
-        MissingError: Nothing is there.
+        MissingError: Nothing is there, or a run that has not committed yet.
         FormatError: What is there is not a run.
 
     >>> import jax.numpy as jnp, tempfile, jaxstore as js
@@ -260,7 +262,24 @@ def run_in(store: Store, *, treedef: Any = None) -> Run:
         try:
             return Run(store, treedef=treedef)
         except FormatError:
+            is_early = before is None and is_beginning(store)
             # The tail that a record names may be replaced while it is read, by a later commit.
-            if store.committed() == before:
-                raise
+            if store.committed() != before:
+                continue
+            if is_early:
+                raise MissingError(
+                    f"{store.location} holds no run yet: nothing was committed. If its writer "
+                    "has just begun, open it again in a moment."
+                ) from None
+            raise
     return Run(store, treedef=treedef)
+
+
+def is_beginning(store: Store) -> bool:
+    """Whether a store without a commit may be that of a run which is about to make its first."""
+    names = store.names()  # before the manifest, which comes before all of them
+    manifest = store.attrs().get(MANIFEST)
+    if manifest is None:
+        return not names
+    layout = layout_from_manifest(manifest, location=store.location)
+    return {leaf.name for leaf in layout.leaves}.isdisjoint(names)

@@ -17,6 +17,7 @@ from jaxstore.errors import FormatError, MissingError
 from jaxstore.sources.fetch import RowSource
 from jaxstore.sources.geometry import ArrayGeometry
 from jaxstore.stores.base import Store
+from jaxstore.stores.icechunk_branch import is_icechunk
 from jaxstore.stores.urls import is_url, local_path, redact
 
 Axes = int | Mapping[str, int]
@@ -299,7 +300,9 @@ def _check_run_axis(asked: _Asked) -> None:
 
 def _library(where: Any) -> str | None:
     """Of which library a handle is, None for what none of them made."""
+    if is_icechunk(where):
+        return "icechunk"
     for kind in type(where).__mro__:
-        if (name := kind.__module__.partition(".")[0]) in ("h5py", "zarr", "obstore", "icechunk"):
+        if (name := kind.__module__.partition(".")[0]) in ("h5py", "zarr", "obstore"):
             return name
     return None

@@ -61,8 +61,13 @@ class Store(Protocol):
     def lease_s(self) -> float | None:
         """Seconds within which a living writer must commit, or be taken for dead by others.
 
-        None where the operating system's lock tells who lives.
+        None where the operating system's lock tells who lives, or commits conflict.
         """
+        ...
+
+    @property
+    def keeps_commits(self) -> bool:
+        """Whether each commit stays readable by itself, so that few are to be made."""
         ...
 
     def create(self, spec: ArraySpec) -> None:
@@ -73,8 +78,8 @@ class Store(Protocol):
         """
         ...
 
-    def names(self) -> list[str]:
-        """Names of all arrays below the root, sorted."""
+    def names(self, *, with_labels: bool = False) -> list[str]:
+        """Names of all arrays below the root, sorted; if asked, with those that `labels` reads."""
         ...
 
     def spec(self, name: str) -> ArraySpec:

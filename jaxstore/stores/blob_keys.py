@@ -12,6 +12,11 @@ _KEY = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
 _CLAIM = "claim-"  # by which writers of object stores tell one another apart
 
 
+def is_key(part: str) -> bool:
+    """Whether the last part of a key is that of a blob, or of a claim; no chunk's ever is."""
+    return _KEY.fullmatch(part) is not None
+
+
 def check_key(key: str) -> None:
     """Refuse what is no key of a blob.
 
@@ -21,7 +26,7 @@ def check_key(key: str) -> None:
     ...
     ValueError: '../x' is no key of a blob. Take lower case, digits and hyphens: "checkpoint-0".
     """
-    if not _KEY.fullmatch(key) or key.startswith(_CLAIM):
+    if not is_key(key) or key.startswith(_CLAIM):
         raise ValueError(
             f'{key!r} is no key of a blob. Take lower case, digits and hyphens: "checkpoint-0".'
         )

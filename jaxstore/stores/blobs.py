@@ -18,6 +18,7 @@ from zarr.abc.store import Store as AnyZarrStore
 
 from jaxstore.errors import ExistsError, FormatError
 from jaxstore.stores.blobs_ahead import Found
+from jaxstore.stores.blobs_icechunk import IcechunkBlobs
 from jaxstore.stores.blobs_objects import ObjectBlobs
 from jaxstore.stores.blobs_service import open_url
 from jaxstore.stores.blobs_zarr import ZarrBlobs
@@ -28,6 +29,7 @@ from jaxstore.stores.files import (
     remove_leftovers,
     sync_folder,
 )
+from jaxstore.stores.icechunk_branch import branch_of, is_icechunk
 from jaxstore.stores.plain_files import ANY_BYTES, Array, PlainFiles, check_exact, check_size
 from jaxstore.stores.urls import is_url, local_path, redact
 
@@ -57,6 +59,10 @@ class Blobs(Protocol):
 
     def below(self, folder: str) -> Blobs:
         """The objects in a folder, as a place of their own."""
+        ...
+
+    def fresh(self) -> Blobs:
+        """The same place as readers find it."""
         ...
 
     def get(self, key: str, most_bytes: int = ANY_BYTES) -> bytes | None:
@@ -125,6 +131,10 @@ class Blobs(Protocol):
         """Where that was asked for, wait until all that was put would outlive a power loss."""
         ...
 
+    def publish(self, message: str) -> None:
+        """Show readers what was put, where they do not see it at once; `message` says what."""
+        ...
+
 
 class FileBlobs:
     """Files below a directory; errors of the system pass through with their errno.
@@ -165,6 +175,10 @@ class FileBlobs:
         blobs = FileBlobs(self.root / folder, durable=self._durable)
         blobs.location = f"{self.location}/{folder}"
         return blobs
+
+    def fresh(self) -> FileBlobs:
+        """The same place as readers find it: as it is."""
+        return self
 
     def get(self, key: str, most_bytes: int = ANY_BYTES) -> bytes | None:
         """The object, None if there is none."""
@@ -261,13 +275,16 @@ class FileBlobs:
                 self._unsynced.add(folder)
                 raise
 
+    def publish(self, message: str) -> None:
+        """Nothing to do: what was put is seen."""
+
     def _changed(self, *folders: str) -> None:
         if self._durable:
             self._unsynced.update(folders)
 
 
 def blobs_at(where: Any, *, durable: bool = False, is_reading: bool = False) -> Blobs:
-    """The objects at a path, a URL, an obstore store, a zarr store, group or array.
+    """The objects at a path, a URL, an obstore store, a zarr store, group or array, or a branch.
 
     Args:
         where: The place; of objects that are at hand, these.
@@ -275,8 +292,10 @@ def blobs_at(where: Any, *, durable: bool = False, is_reading: bool = False) -> 
             files and objects are reached without a turn of zarr's event loop, is one like others.
         durable: Whether `sync` makes files outlive a power loss.
     """
-    if isinstance(where, (FileBlobs, ObjectBlobs, ZarrBlobs)):
+    if isinstance(where, (FileBlobs, ObjectBlobs, ZarrBlobs, IcechunkBlobs)):
         return where
+    if branch := branch_of(where):
+        return IcechunkBlobs.of_branch(branch)
     if is_url(where):
         path = local_path(where)
         if path is None:
@@ -293,11 +312,14 @@ def blobs_at(where: Any, *, durable: bool = False, is_reading: bool = False) -> 
         return _of_obstore(where, "", durable=durable)
     raise TypeError(
         f"{type(where).__name__} is no place for a Zarr store. "
-        "Give a path, a URL, an obstore store, a zarr store, group or array."
+        "Give a path, a URL, an obstore store, a zarr store, group or array, or a repository of "
+        "Icechunk."
     )
 
 
-def _of_zarr(store: AnyZarrStore, path: str, *, durable: bool, is_reading: bool) -> Blobs:
+def _of_zarr(store: Any, path: str, *, durable: bool, is_reading: bool) -> Blobs:
+    if is_icechunk(store):
+        return IcechunkBlobs(store.session, prefix=f"{path}/" if path else "")
     # Files and objects are put by us: in one step, and without a turn of zarr's event loop.
     is_plain = is_reading or not store.read_only
     if type(store) is zarr.storage.LocalStore and is_plain:

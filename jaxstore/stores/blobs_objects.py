@@ -45,6 +45,10 @@ class ObjectBlobs:
         location = f"{self.location}/{folder}"
         return ObjectBlobs(self._store, f"{self.prefix}{folder}/", location=location)
 
+    def fresh(self) -> ObjectBlobs:
+        """The same place as readers find it: as it is."""
+        return self
+
     def get(self, key: str, most_bytes: int = ANY_BYTES) -> bytes | None:
         """The object, None if there is none."""
         found = self._found(key, most_bytes)
@@ -149,6 +153,9 @@ class ObjectBlobs:
 
     def sync(self) -> None:
         """Nothing to do: what the server has taken, it keeps."""
+
+    def publish(self, message: str) -> None:
+        """Nothing to do: what was put is seen."""
 
     def _found(self, key: str, most_bytes: int) -> Buffer | None:
         def get() -> Buffer | None:

@@ -37,6 +37,10 @@ class ZarrBlobs:
         """The keys in a folder, as a place of their own."""
         return ZarrBlobs(self.zarr_store, f"{self.prefix}{folder}/")
 
+    def fresh(self) -> ZarrBlobs:
+        """The same place as readers find it: as it is."""
+        return self
+
     def get(self, key: str, most_bytes: int = ANY_BYTES) -> bytes | None:
         """The object, None if there is none."""
         return sync(self._get(key, most_bytes))
@@ -108,6 +112,9 @@ class ZarrBlobs:
 
     def sync(self) -> None:
         """Nothing to do: how long zarr's store keeps what it took is its own."""
+
+    def publish(self, message: str) -> None:
+        """Nothing to do: what was put is seen."""
 
     async def _get(self, key: str, most_bytes: int) -> bytes | None:
         found = await self._found(key, most_bytes)

@@ -46,6 +46,8 @@ from jaxstore.stores.hdf5_settings import Settings
 class HDF5Store:
     """Arrays in an HDF5 file or group; made by `new`, `open` or `adopt`."""
 
+    keeps_commits = False
+
     def __init__(
         self,
         handle: Handle,
@@ -138,10 +140,10 @@ class HDF5Store:
             make_array(group, leaf, spec, dtype=dtype, filters=self._filters).attrs.update(attrs)
             self._note_change()
 
-    def names(self) -> list[str]:
+    def names(self, *, with_labels: bool = False) -> list[str]:
         """Names of all arrays below the root, sorted."""
         with self._handle.reading() as opened:
-            return array_names(opened.root)
+            return array_names(opened.root, with_labels=with_labels)
 
     def spec(self, name: str) -> ArraySpec:
         """How an array lies here; dimensions without a name in the file are `dim_0` and so on."""

@@ -121,10 +121,10 @@ class LiveFile:
                 ) from error
             yield index, data
 
-    def names(self) -> list[str]:
+    def names(self, *, with_labels: bool = False) -> list[str]:
         """Names of the arrays."""
         self._refresh()
-        return sorted(self._shapes)
+        return sorted([*self._shapes, *(self._description.labels if with_labels else ())])
 
     def spec(self, name: str) -> ArraySpec:
         """How an array lies in the file."""

@@ -92,12 +92,12 @@ def free_place(root: h5py.Group, name: str, *, location: str) -> tuple[h5py.Grou
     return group, leaf
 
 
-def array_names(root: h5py.Group) -> list[str]:
+def array_names(root: h5py.Group, *, with_labels: bool = False) -> list[str]:
     """Names of all arrays, sorted; links to other places are not followed."""
     return sorted(
         name
         for name, item in items_below(root)
-        if isinstance(item, h5py.Dataset) and is_array(item)
+        if isinstance(item, h5py.Dataset) and (is_array(item) or (with_labels and is_labels(item)))
     )
 
 

@@ -38,6 +38,8 @@ class HDF5Reader:
         BusyError: It is being written, and cannot be read meanwhile.
     """
 
+    keeps_commits = False
+
     def __init__(self, path: Path, *, open_plain: Callable[[], Store]) -> None:
         self._path = path
         self._open_plain = open_plain
@@ -62,9 +64,9 @@ class HDF5Reader:
         """None: the lock of the file tells who lives."""
         return None
 
-    def names(self) -> list[str]:
+    def names(self, *, with_labels: bool = False) -> list[str]:
         """Names of all arrays, sorted."""
-        return self._ask(lambda file: file.names())
+        return self._ask(lambda file: file.names(with_labels=with_labels))
 
     def spec(self, name: str) -> ArraySpec:
         """How an array lies here."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxstore.errors import FormatError, MissingError
 from jaxstore.stores.base import Store
+from jaxstore.stores.icechunk_branch import branch_of
 from jaxstore.stores.urls import is_url, local_path
 from jaxstore.stores.urls import redact as redact
 
@@ -117,9 +118,11 @@ def _place(where: Any) -> Any:
         return Path(where)
     if any(_is_of(where, library) for library in ("h5py", "zarr", "obstore")):
         return where
+    if branch := branch_of(where):
+        return branch
     raise TypeError(
         f"{type(where).__name__} is no place for a store. "
-        "Give a path, a URL, or a handle of h5py, zarr or obstore."
+        "Give a path, a URL, or a handle of h5py, zarr, obstore or icechunk."
     )
 
 
@@ -135,12 +138,14 @@ def _is_hdf5(path: Path) -> bool:
         MissingError: Nothing is there.
         FormatError: It is a file of another kind.
     """
-    if path.is_dir():
-        return False
     try:
         file = path.open("rb")
     except FileNotFoundError:
         raise MissingError(f"{path}: nothing is there. Correct the path.") from None
+    except OSError:
+        if path.is_dir():  # asked now, since a writer may have made it meanwhile
+            return False
+        raise
     with file:
         offset = 0
         while offset <= _MOST_SIGNATURE_BYTES:

@@ -44,6 +44,8 @@ class MemoryStore:
     np.float32(6.0)
     """
 
+    keeps_commits = False
+
     def __init__(self) -> None:
         self._arrays: dict[str, _Stored] = {}
         self._attrs: dict[str, str] = {"": "{}"}  # JSON, so that what is handed out is a copy
@@ -74,9 +76,9 @@ class MemoryStore:
         self._attrs[spec.name] = json.dumps(dict(spec.attrs))
         self._arrays[spec.name] = _Stored(replace(spec, attrs={}), data)
 
-    def names(self) -> list[str]:
+    def names(self, *, with_labels: bool = False) -> list[str]:
         """Names of all arrays, sorted."""
-        return sorted(self._arrays)
+        return sorted([*self._arrays, *(self._labels if with_labels else ())])
 
     def spec(self, name: str) -> ArraySpec:
         """How an array lies here, with its present shape."""

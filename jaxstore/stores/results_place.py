@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from jaxstore.stores.icechunk_branch import is_icechunk
 from jaxstore.stores.location import takes_hdf5
 from jaxstore.stores.results import ResultPlace
 from jaxstore.stores.urls import is_url
@@ -52,6 +53,11 @@ def results_at(
         from jaxstore.stores.results_memory import MemoryResults
 
         return _only(MemoryResults(), group)
+    if is_icechunk(where):
+        raise TypeError(
+            "results are not written into Icechunk: several processes fill one, and there each "
+            "would commit over the others. Give a folder, a URL, or 'memory' as the target."
+        )
     place, inside = _split(where)
     settings: dict[str, Any] = {
         "group": "/".join(part for part in (inside.strip("/"), group.strip("/")) if part),

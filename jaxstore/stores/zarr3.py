@@ -21,17 +21,20 @@ from jaxstore.errors import BusyError, FormatError, MissingError
 from jaxstore.stores.base import ArraySpec, Json
 from jaxstore.stores.blob_keys import check_key
 from jaxstore.stores.blobs import Blobs, blobs_at
+from jaxstore.stores.blobs_icechunk import IcechunkBlobs
 from jaxstore.stores.dtypes import from_stored, same_dtype, to_stored
 from jaxstore.stores.geometry import region_bounds
 from jaxstore.stores.holder import Holder
 from jaxstore.stores.limits import check_memory
+from jaxstore.stores.run_format import told_of
 from jaxstore.stores.zarr3_chunks import Chunks
+from jaxstore.stores.zarr3_codec import check_compression
 from jaxstore.stores.zarr3_documents import (
     COMMIT,
-    RESERVED,
     WRITER,
     array_document,
     array_spec,
+    check_attrs,
     chunk_codec,
     chunk_shape,
     dtype_of,
@@ -39,6 +42,7 @@ from jaxstore.stores.zarr3_documents import (
     is_array,
     is_labels,
     plain_attrs,
+    with_attrs,
 )
 from jaxstore.stores.zarr3_foreign import ForeignChunks
 from jaxstore.stores.zarr3_hierarchy import Hierarchy, check_name, check_root, key_of, make_root
@@ -90,10 +94,10 @@ class ZarrStore:
         Raises:
             ExistsError: Something is there, which stays as it is.
         """
-        _check_compression(compression)
+        check_compression(compression)
         blobs, holder = blobs_at(where, durable=durable), Holder.of_this_process()
-        is_group = isinstance(where, zarr.Group)
-        make_root(blobs, may_be_group=is_group, attrs={WRITER: holder.to_json()})
+        attrs = {WRITER: holder.to_json()}
+        make_root(blobs, may_be_group=isinstance(where, zarr.Group), attrs=attrs)
         store = cls(blobs, holder=holder, compression=compression, checksum=checksum)
         store._check_writable()
         return store
@@ -125,7 +129,7 @@ class ZarrStore:
         """
         if mode not in ("r", "r+", "guest"):
             raise ValueError(f"mode must be 'r', 'r+' or 'guest', got {mode!r}")
-        _check_compression(compression)
+        check_compression(compression)
         blobs = blobs_at(where, durable=durable)
         check_root(blobs)
         holder, is_guest = (None if mode == "r" else Holder.of_this_process()), mode == "guest"
@@ -153,20 +157,25 @@ class ZarrStore:
         """Seconds within which a living writer must commit; None for files."""
         return lease_of(self._blobs)
 
+    @property
+    def keeps_commits(self) -> bool:
+        """Whether each commit stays readable by itself: Icechunk's do."""
+        return isinstance(self._blobs, IcechunkBlobs)
+
     def create(self, spec: ArraySpec) -> None:
         """Make an array of fill values, and its groups."""
         hold = self._check_writable()
         check_name(spec.name)
         self._tree.check_free(spec.name)
         document = array_document(spec, compression=self._compression, checksum=self._checksum)
-        _refuse_reserved(spec.attrs)
+        check_attrs(spec.attrs)
         self._tree.make_groups(spec.name)
         self._tree.replace(spec.name, document)
         hold.note_array(spec.name)
 
-    def names(self) -> list[str]:
+    def names(self, *, with_labels: bool = False) -> list[str]:
         """Names of all arrays, sorted."""
-        return sorted(name for name, document in self._tree.walk() if is_array(document))
+        return sorted(n for n, d in self._tree.walk() if is_array(d, or_labels=with_labels))
 
     def spec(self, name: str) -> ArraySpec:
         """How an array lies here, with its present shape."""
@@ -175,7 +184,10 @@ class ZarrStore:
     def write(self, name: str, start: Sequence[int], values: Array) -> None:
         """Put values at an offset, beyond the shape too."""
         self._check_writable()
-        same_dtype(name, values, dtype_of(self._array(name)))
+        document = self._array(name)
+        same_dtype(name, values, dtype_of(document))
+        if self.keeps_commits and values.size:  # chunks lie within the shape; seen with the commit
+            self.resize(name, np.maximum(document["shape"], np.add(start, values.shape)).tolist())
         self._chunks_of(name).write(start, to_stored(values))
 
     def resize(self, name: str, shape: Sequence[int]) -> None:
@@ -223,13 +235,13 @@ class ZarrStore:
     def set_attrs(self, attrs: Mapping[str, Json], name: str = "") -> None:
         """Add or replace attributes; a group is made if absent."""
         self._check_writable().check()
-        _refuse_reserved(attrs)
+        check_attrs(attrs)
         document = self._tree.find(name) if name else self._tree.root()
         if document is None:
             check_name(name)
             self._tree.make_groups(name)
             document = group_document({})
-        self._tree.replace(name, _with_attrs(document, attrs), own=attrs)
+        self._tree.replace(name, with_attrs(document, attrs), own=attrs)
 
     def check(self) -> None:
         """Refuse to go on in a store that others took over; what was put outlives a power loss."""
@@ -241,8 +253,9 @@ class ZarrStore:
         """Replace the record that says what counts."""
         text = json.dumps(dict(record))
         self.check()  # what the record tells of, before the record
-        self._tree.replace("", _with_attrs(self._tree.root(), {COMMIT: text}))
+        self._tree.replace("", with_attrs(self._tree.root(), {COMMIT: text}))
         self._blobs.sync()
+        self._blobs.publish(told_of(record))
 
     def committed(self) -> dict[str, Json] | None:
         """The record as last committed."""
@@ -269,6 +282,8 @@ class ZarrStore:
         self._tree.check_free(name)
         document = label_document(name, len(labels))
         self._tree.make_groups(name)
+        if self.keeps_commits:  # where an array comes before its chunks
+            self._tree.replace(name, document)
         write_labels(self._blobs, name, labels)
         self._tree.replace(name, document)
 
@@ -289,8 +304,8 @@ class ZarrStore:
 
     def reader(self) -> ZarrStore:
         """A store for reading the same data, which stays open when this one is closed."""
-        compression, checksum = self._compression, self._checksum
-        return ZarrStore(self._blobs, holder=None, compression=compression, checksum=checksum)
+        how: dict[str, Any] = {"compression": self._compression, "checksum": self._checksum}
+        return ZarrStore(self._blobs.fresh(), holder=None, **how)
 
     def close(self) -> None:
         """Write no more."""
@@ -333,17 +348,3 @@ class ZarrStore:
             self._chunks.clear()
             self._hold.take()
         return self._hold
-
-
-def _check_compression(compression: str | None) -> None:
-    if compression not in (None, "zstd", "lz4"):
-        raise ValueError(f"compression must be 'zstd', 'lz4' or None, got {compression!r}")
-
-
-def _refuse_reserved(attrs: Mapping[str, Json]) -> None:
-    if taken := sorted(set(attrs) & set(RESERVED)):
-        raise ValueError(f"attributes {taken} are jaxstore's own. Choose other names.")
-
-
-def _with_attrs(document: dict[str, Json], attrs: Mapping[str, Json]) -> dict[str, Json]:
-    return {**document, "attributes": {**document.get("attributes", {}), **attrs}}

@@ -48,6 +48,12 @@ class Blosc:
     blocksize: int
 
 
+def check_compression(compression: str | None) -> None:
+    """Refuse what is no compression."""
+    if compression not in (None, "zstd", "lz4"):
+        raise ValueError(f"compression must be 'zstd', 'lz4' or None, got {compression!r}")
+
+
 def blosc_for(compression: str | None, dtype: np.dtype[Any]) -> Blosc | None:
     """Settings for one of the compressions that a caller can choose."""
     if compression is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -61,9 +61,9 @@ def array_document(spec: ArraySpec, *, compression: str | None, checksum: bool) 
     return with_checksum(json.loads(made[DOCUMENT].to_bytes()))
 
 
-def is_array(document: Json) -> bool:
+def is_array(document: Json, *, or_labels: bool = False) -> bool:
     """Whether the document is that of an array of numbers."""
-    return document["node_type"] == "array" and not is_labels(document)
+    return document["node_type"] == "array" and (or_labels or not is_labels(document))
 
 
 def is_labels(document: Json) -> bool:
@@ -156,6 +156,17 @@ def plain_attrs(document: Json) -> Json:
     attrs = document.get("attributes", {})
     copied: Json = json.loads(json.dumps({k: v for k, v in attrs.items() if k not in RESERVED}))
     return copied
+
+
+def check_attrs(attrs: Mapping[str, Any]) -> None:
+    """Refuse attributes that jaxstore keeps for itself."""
+    if taken := sorted(set(attrs) & set(RESERVED)):
+        raise ValueError(f"attributes {taken} are jaxstore's own. Choose other names.")
+
+
+def with_attrs(document: Json, attrs: Mapping[str, Any]) -> Json:
+    """The document with these attributes added or replaced."""
+    return {**document, "attributes": {**document.get("attributes", {}), **attrs}}
 
 
 def _names(codecs: list[Json]) -> list[str]:

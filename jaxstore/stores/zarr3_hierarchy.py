@@ -189,6 +189,8 @@ def check_root(blobs: Blobs) -> None:
         there = _anything(blobs)
         if there is None:
             raise MissingError(f"{blobs.location}: nothing is there. Correct the place.")
+        data = blobs.get(DOCUMENT, MOST_DOCUMENT_BYTES)  # which may have come meanwhile
+    if data is None:
         raise FormatError(
             f"{blobs.location} is no Zarr v3 group: it holds {there!r} but no {DOCUMENT}. "
             "Give the folder that holds it; convert Zarr v2 by zarr's `migrate`."

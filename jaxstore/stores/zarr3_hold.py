@@ -1,7 +1,8 @@
 """One writer at a time: who has a Zarr store, and how another is kept out.
 
 Owned here: having files by a lock on their folder. Object stores have no locks; `zarr3_lease` is
-for them. Either way the root document names the writer, for the messages to others.
+for them, and `zarr3_branch` for Icechunk. Either way the root document names the writer, for the
+messages to others.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from typing import Protocol
 
 from jaxstore.errors import BusyError
 from jaxstore.stores.blobs import Blobs, FileBlobs
+from jaxstore.stores.blobs_icechunk import IcechunkBlobs
 from jaxstore.stores.folder_lock import FolderLock
 from jaxstore.stores.holder import Holder
+from jaxstore.stores.zarr3_branch import BranchHold
 from jaxstore.stores.zarr3_documents import WRITER, Json
 from jaxstore.stores.zarr3_hierarchy import Hierarchy
 from jaxstore.stores.zarr3_lease import Lease
@@ -57,6 +60,8 @@ def hold_on(blobs: Blobs, tree: Hierarchy, holder: Holder, *, is_guest: bool) ->
         return GuestHold(blobs)
     if isinstance(blobs, FileBlobs):
         return FolderHold(blobs, tree, holder)
+    if isinstance(blobs, IcechunkBlobs):
+        return BranchHold(blobs, holder)
     return Lease(blobs, tree, holder)
 
 

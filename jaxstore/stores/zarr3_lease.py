@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from jaxstore.errors import BusyError, FormatError
 from jaxstore.stores.blobs import Blobs, FileBlobs
+from jaxstore.stores.blobs_icechunk import IcechunkBlobs
 from jaxstore.stores.holder import Holder
 from jaxstore.stores.zarr3_documents import WRITER, Json, is_array
 from jaxstore.stores.zarr3_hierarchy import Hierarchy, key_of
@@ -23,8 +24,42 @@ _LOOKS = 20  # at the root document in that time
 
 
 def lease_of(blobs: Blobs) -> float | None:
-    """Seconds after which a writer without a commit counts as dead; None where locks tell."""
-    return None if isinstance(blobs, FileBlobs) else LEASE_S
+    """Seconds within which a living writer must commit; None where that is not asked of it."""
+    return None if isinstance(blobs, (FileBlobs, IcechunkBlobs)) else LEASE_S
+
+
+def named_in(root: Json, location: str) -> Holder | None:
+    """The writer that a root document names."""
+    return Holder.from_json(root.get("attributes", {}).get(WRITER), where=location)
+
+
+def outwait(fresh: Hierarchy, root: Json, *, location: str, is_claimed: bool) -> Holder | None:
+    """The writer that a root document names, once it is gone.
+
+    Args:
+        fresh: The documents as others leave them.
+        root: As last seen.
+        location: For messages.
+        is_claimed: Whether there is one that the document does not name yet.
+
+    Raises:
+        BusyError: The document changes within a lease, so somebody writes.
+    """
+    holder, until = named_in(root, location), time.monotonic() + LEASE_S
+    while is_claimed or not (holder is None or holder.is_gone):
+        if time.monotonic() > until:
+            break
+        time.sleep(LEASE_S / _LOOKS)
+        now = fresh.root()
+        if now == root:
+            continue
+        root, holder, is_claimed = now, named_in(now, location), False
+        if holder is None or not holder.released:
+            raise BusyError(
+                f"{location} is written by {holder or 'another program'}. Close that writer, wait "
+                "until it ends, or open with mode='r' to read beside it."
+            )
+    return holder
 
 
 class Lease:
@@ -51,7 +86,7 @@ class Lease:
         """
         self._refuse_lost()
         root = self._fresh.root()
-        last = self._named(root)
+        last = named_in(root, self._blobs.location)
         if last is None or last.nonce != self._holder.nonce:
             self._take_over(root)
         elif last.released:
@@ -69,7 +104,7 @@ class Lease:
         if self._holder.claims_in:
             is_lost = self._blobs.get(self._claim(self._holder.claim + 1)) is not None
         else:
-            named = self._named(self._fresh.root())
+            named = named_in(self._fresh.root(), self._blobs.location)
             is_lost = named is not None and named.nonce != self._holder.nonce
         if is_lost:
             self._is_held = False
@@ -94,7 +129,7 @@ class Lease:
             self._say(replace(self._holder, released=True))
 
     def _take_over(self, root: Json) -> None:
-        last = self._outwait(root, is_claimed=False)
+        last = outwait(self._fresh, root, location=self._blobs.location, is_claimed=False)
         self._holder = replace(
             self._holder,
             claim=last.claim if last else 0,
@@ -117,36 +152,9 @@ class Lease:
             self._holder = replace(self._holder, claim=self._holder.claim + 1)
             if self._blobs.put_new(self._claim(self._holder.claim), nonce):
                 return
-            last = self._outwait(root, is_claimed=True)
+            last = outwait(self._fresh, root, location=self._blobs.location, is_claimed=True)
             claim = max(self._holder.claim, last.claim if last else 0)
             self._holder = replace(self._holder, claim=claim)
-
-    def _outwait(self, root: Json, *, is_claimed: bool) -> Holder | None:
-        """The writer that a root document names, once it is gone.
-
-        Args:
-            root: As last seen.
-            is_claimed: Whether there is one that the document does not name yet.
-
-        Raises:
-            BusyError: The document changes within a lease, so somebody writes.
-        """
-        holder, until = self._named(root), time.monotonic() + LEASE_S
-        while is_claimed or not (holder is None or holder.is_gone):
-            if time.monotonic() > until:
-                break
-            time.sleep(LEASE_S / _LOOKS)
-            now = self._fresh.root()
-            if now == root:
-                continue
-            root, holder, is_claimed = now, self._named(now), False
-            if holder is None or not holder.released:
-                raise BusyError(
-                    f"{self._blobs.location} is written by {holder or 'another program'}. "
-                    "Close that writer, wait until it ends, or open with mode='r' to read beside "
-                    "it."
-                )
-        return holder
 
     def _probe(self) -> None:
         """Refuse a server that lets the same object be made twice.
@@ -178,13 +186,9 @@ class Lease:
         return min(names, default="")
 
     def _other(self) -> str:
-        named = self._named(self._fresh.root())
+        named = named_in(self._fresh.root(), self._blobs.location)
         is_other = named is not None and named.nonce != self._holder.nonce
         return str(named) if is_other else "another process"
-
-    def _named(self, root: Json) -> Holder | None:
-        found = root.get("attributes", {}).get(WRITER)
-        return Holder.from_json(found, where=self._blobs.location)
 
     def _refuse_lost(self) -> None:
         if self._lost:

@@ -112,10 +112,21 @@ def by_save(step: Any, collector: Any, length: int, *, every: int, buffer_draws:
     postprocess_save(jax.jit(program)(lanes))
 
 
+def place_at(where: str) -> Any:
+    """A path or URL as it is, or the repository of Icechunk that is or comes there."""
+    if not where.endswith(".icechunk"):
+        return where
+    import icechunk
+
+    return icechunk.Repository.open_or_create(icechunk.local_filesystem_storage(where))
+
+
 def main() -> None:
     how, where, chunk_draws, buffer_draws, queue_bytes, length, every, pause_s = sys.argv[1:]
     made = js.HDF5Collector if where.endswith(".h5") else js.ZarrCollector
-    collector = made(where, group=None, chunk_draws=int(chunk_draws), queue_bytes=int(queue_bytes))
+    collector = made(
+        place_at(where), group=None, chunk_draws=int(chunk_draws), queue_bytes=int(queue_bytes)
+    )
     print("started", flush=True)
     with collector:
         sampled(

@@ -29,8 +29,13 @@ def decoded(where: str | Path) -> dict[str, Array]:
     place: Any = where
     if "://" in str(where):
         place = zarr.storage.ObjectStore(obstore.store.from_url(str(where)), read_only=True)
+    if str(where).endswith(".icechunk"):
+        import icechunk
+
+        storage = icechunk.local_filesystem_storage(str(where))
+        place = icechunk.Repository.open(storage).readonly_session("main").store
     for name, item in zarr.open_group(place, mode="r").members(max_depth=None):
-        if isinstance(item, zarr.Array):
+        if isinstance(item, zarr.Array) and not name.startswith(".jaxstore/"):
             found[name] = np.asarray(item[...])
     return found
 
