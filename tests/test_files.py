@@ -3,6 +3,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,6 +58,16 @@ def test_leftovers_are_removed_at_any_depth(tmp_path: Path) -> None:
         (tmp_path / folder / "kept").write_text("mine")
     remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"kept"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="told by /proc")
+def test_a_process_that_ended_and_was_not_waited_for_leaves_nothing(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", ""]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # a zombie from here on
+        for pid in (ended.pid, os.getpid()):
+            (tmp_path / f"a.{files.socket.gethostname()}-{pid}-0.partial").write_text("{")
+        remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == [f"a.{files.socket.gethostname()}-{os.getpid()}-0.partial"]
 
 
 # --- folders ---

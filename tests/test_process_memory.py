@@ -15,7 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import jaxstore as js
 from jaxstore.errors import TooLargeError
+from jaxstore.processing import cut
 from jaxstore.processing.fold import compile_fold
 from jaxstore.processing.kernel import kernel_of
 from jaxstore.processing.memory import (
@@ -100,6 +102,18 @@ def test_one_program_is_compiled_where_the_largest_fits_and_at_most_three():
     assert few.compiled == [4]
 
 
+def test_no_program_is_compiled_for_batches_larger_than_the_units_that_are_asked_for(monkeypatch):
+    sizes = []
+
+    def noted(kernel, batch_size, device=None):
+        sizes.append(batch_size)
+        return compile_program(kernel, batch_size, device)
+
+    monkeypatch.setattr(cut, "compile_program", noted)
+    found = js.plan(lambda x: x.sum(), np.zeros((4096, 64), "f4"), chunks=64)
+    assert sizes == [found.batch_size] == [64]
+
+
 def test_what_every_batch_takes_does_not_make_batches_small():
     found, _ = plan(Programs(30 * MIB, 40_000), memory=2**27)
     assert found.batch_size == 128  # of half an eighth
@@ -124,6 +138,13 @@ def test_large_items_go_one_by_one_and_then_are_refused():
 def test_a_stored_chunk_that_is_larger_than_memory_is_named():
     with pytest.raises(TooLargeError, match=r"62.5 MiB for a stored chunk.* Give memory=\"86 MiB"):
         plan(Programs(0, 40_000), chunk=4000, memory=2**24)
+
+
+def test_a_short_array_beside_one_of_large_items_is_no_large_chunk():
+    """A chunk of an array in memory is a MiB, so it may be longer than the array."""
+    sources = {"large": np.zeros((442, 20000), "f4"), "small": np.zeros(442, "f4")}
+    found = js.plan(lambda d: {"sum": d["large"].sum() + d["small"]}, sources, memory="1GB")
+    assert found.n_items == 442
 
 
 def test_units_are_whole_chunks_of_the_source_where_they_fit():

@@ -6,7 +6,7 @@ is continued has its sizes in its manifest, since other sizes would give other b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 import jax
@@ -53,8 +53,14 @@ def cut_afresh(recipe: Recipe, options: Options) -> Cut:
     compiled = cache(partial(_compile, recipe, times))
     batch_size, unit_items = options.batch_size, wanted
     if batch_size is None or unit_items is None:
+        # Of a batch larger than the units that are asked for, no program would be of use.
+        within = (
+            demand
+            if wanted is None
+            else replace(demand, n_items=min(wanted, demand.n_items), n_units_wanted=1)
+        )
         plan, _ = plan_batch(
-            compiled, demand, memory_bytes=memory_bytes, platform=jax.default_backend()
+            compiled, within, memory_bytes=memory_bytes, platform=jax.default_backend()
         )
         unit_items = wanted or plan.unit_items
         batch_size = batch_size or min(plan.batch_size, unit_items)

@@ -46,7 +46,8 @@ class Sources:
     @property
     def chunk_items(self) -> int:
         """Items that are stored together, of the array that stores most so."""
-        return max(leaf.geometry.sample_chunk_size for leaf in self.leaves)
+        # A chunk may be longer than its array, and an item of the others large.
+        return min(self.n_items, max(leaf.geometry.sample_chunk_size for leaf in self.leaves))
 
     @property
     def chunk_bytes(self) -> int:

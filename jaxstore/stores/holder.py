@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from jaxstore.errors import FormatError
 from jaxstore.stores.base import Json
 
+_N_THREADS = 17  # in /proc/PID/stat, counted from the state of the process on
+
 
 @dataclass(frozen=True, slots=True)
 class Holder:
@@ -89,7 +91,20 @@ def is_alive(pid: int) -> bool:
         return False
     except (PermissionError, OverflowError):
         return True
-    return True
+    return not _is_ended(pid)
+
+
+def _is_ended(pid: int) -> bool:
+    """Whether a process has ended, and its parent has not asked yet, as some containers' never do.
+
+    While another of its threads still ends, that one may be in a write.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            state = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return False
+    return state[0] == b"Z" and int(state[_N_THREADS]) <= 1
 
 
 def _pids() -> str:
