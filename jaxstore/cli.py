@@ -1,4 +1,4 @@
-"""The commands `jaxstore demo`, `info`, `verify`, `watch` and `plot`.
+"""The commands `jaxstore demo`, `info`, `verify`, `watch`, `plot` and `convert`.
 
 Owned here: arguments, and errors as one line on stderr. What the commands do is in `face`, and is
 imported when it is needed.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -19,14 +20,16 @@ from jaxstore.saving.layout import versions
 
 app = typer.Typer(
     help="Sampling and storage for JAX: make runs, and see what lies on disk.",
+    epilog="Commands end with 0 if all is well, 1 after an error or if something is damaged, "
+    "2 for a command that is no command, 130 after Ctrl-C.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 # What may be missing, and the extra that brings it.
 EXTRAS = {
-    "blackjax": "demo", "sklearn": "demo", "arviz": "demo", "xarray": "demo",
-    "matplotlib": "analysis",
+    "blackjax": "demo", "sklearn": "demo", "arviz": "demo", "xarray": "demo", "flax": "demo",
+    "optax": "demo", "matplotlib": "analysis",
 }  # fmt: skip
 RunPath = Annotated[str, typer.Argument(metavar="PATH", help="Path or URL, Zarr or HDF5.")]
 
@@ -38,7 +41,7 @@ def errors_told(
     """Tell an error that a user can act on, and end with code 1; 130 after Ctrl-C."""
     try:
         yield
-    except (JaxstoreError, OSError, ModuleNotFoundError) as error:
+    except (JaxstoreError, OSError, MemoryError, ModuleNotFoundError) as error:
         typer.echo(f"jaxstore: {message_of(error)}", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
@@ -53,7 +56,7 @@ def message_of(error: Exception) -> str:
         ModuleNotFoundError: A module is missing that no extra brings; this is a bug.
     """
     if not isinstance(error, ModuleNotFoundError):
-        return str(error)
+        return str(error) or type(error).__name__
     module = (error.name or "").partition(".")[0]
     if module not in EXTRAS:
         raise error
@@ -82,23 +85,25 @@ def main(
 def demo(
     *,
     directory: Annotated[
-        Path, typer.Option("--dir", help="Where the run and its picture go.")
+        Path, typer.Option("--dir", help="Where the stores and pictures go.")
     ] = Path("jaxstore-demo"),
     is_fresh: Annotated[
-        bool, typer.Option("--fresh", help="Replace the run of an earlier demo there.")
+        bool, typer.Option("--fresh", help="Begin anew; removes what an earlier demo made there.")
     ] = False,
 ) -> None:
-    """Sample a posterior on real data with BlackJAX, stored as it comes, and draw it.
+    """Save, process and load on real data: sample a posterior, predict from it, learn from it.
 
-    Takes about half a minute and needs no network. Writes run.zarr and posterior.png.
+    Takes about a minute and needs no network. Stop it whenever you like: the same command goes on.
+
+    Example: jaxstore demo --dir /tmp/demo
     """
-    with errors_told():
+    with errors_told("interrupted; the same command goes on from here"):
         from jaxstore.face.demo import run_demo
 
         run_demo(directory, is_fresh=is_fresh)
 
 
-@app.command()
+@app.command(epilog="Example: jaxstore info run.zarr")
 def info(
     path: RunPath,
     *,
@@ -114,7 +119,7 @@ def info(
             raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example: jaxstore verify run.zarr --json")
 def verify(
     path: RunPath,
     *,
@@ -130,7 +135,7 @@ def verify(
             raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Example: jaxstore watch run.zarr --every 5")
 def watch(
     path: RunPath,
     *,
@@ -149,7 +154,7 @@ def watch(
         watch(path, every_s=every_s, is_once=is_once, is_json=is_json)
 
 
-@app.command()
+@app.command(epilog="Example: jaxstore plot run.zarr --var beta -o beta.png")
 def plot(
     path: RunPath,
     *,
@@ -174,3 +179,38 @@ def plot(
         target = output or Path(f"{Path(path.rstrip('/')).stem}.png")
         write_picture(figure, target)
         typer.echo(f"picture at {target}")
+
+
+class Compression(StrEnum):
+    """How chunks are packed."""
+
+    zstd = "zstd"
+    lz4 = "lz4"
+    none = "none"
+
+
+@app.command(epilog="Example: jaxstore convert run.zarr run.h5")
+def convert(
+    source: Annotated[str, typer.Argument(metavar="A", help="Path or URL: Zarr, HDF5 or npz.")],
+    target: Annotated[
+        str, typer.Argument(metavar="B", help="Where nothing is yet; .h5 gets HDF5, else Zarr.")
+    ],
+    *,
+    compression: Annotated[Compression, typer.Option(help="Of chunks.")] = Compression.zstd,
+    chunk_rows: Annotated[
+        int | None,
+        typer.Option(min=1, help="Draws of a run, or rows of arrays, per chunk; else as they are."),
+    ] = None,
+    is_json: Annotated[bool, typer.Option("--json", help="As JSON, for machines.")] = False,
+) -> None:
+    """Write a run, a storage, results or arrays in another format or in other chunks.
+
+    Keeps every bit, attributes, checkpoints and marks: what was killed resumes from the copy too.
+    Of a run that is being written, the copy holds what is committed. Storages go into .npz as well.
+    """
+    with errors_told("stopped; what was written of the target does not count"):
+        from jaxstore.face.convert import convert
+
+        packed = None if compression is Compression.none else compression.value
+        done = convert(source, target, compression=packed, chunk_rows=chunk_rows)
+        typer.echo(json.dumps(done.to_json(), indent=2) if is_json else str(done))

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import closing
 
+from jaxstore.errors import FormatError, MissingError
 from jaxstore.face.result_facts import results_of
 from jaxstore.face.screen import Screen, bar
 from jaxstore.saving.verify import Looked, verify
 from jaxstore.sizes import size
+from jaxstore.stores.location import open_store
 from jaxstore.stores.report import Report, joined
+from jaxstore.stores.run_format import MANIFEST
 
 SHOW_EVERY_S = 0.1
 
@@ -24,8 +28,9 @@ def verify_path(where: str) -> Report:
         MissingError: Nothing is there.
         FormatError: It is neither a run nor a storage, and holds no results.
     """
-    if results := results_of(where):
-        return joined(where, [result.verify() for result in results])
+    reports = [result.verify() for result in results_of(where)]
+    if reports and not holds_run(where):
+        return joined(where, reports)
     screen, shown_at = Screen(sys.stderr), 0.0
 
     def tell(looked: Looked) -> None:
@@ -35,9 +40,20 @@ def verify_path(where: str) -> Report:
             screen.draw([line_of(looked)])
 
     try:
-        return verify(where, tell=tell)
+        report = verify(where, tell=tell)
     finally:
         screen.clear()
+    return joined(where, [report, *reports]) if reports else report
+
+
+def holds_run(where: str) -> bool:
+    """Whether there is a run or a storage at a place, which may hold results too."""
+    try:
+        store = open_store(where)
+    except (FormatError, MissingError):
+        return False
+    with closing(store):
+        return MANIFEST in store.attrs()
 
 
 def line_of(looked: Looked) -> str:

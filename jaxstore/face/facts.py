@@ -6,14 +6,23 @@ Owned here: `jaxstore info`. What a run or a storage is, is told by `saving`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxstore.errors import FormatError, MissingError
-from jaxstore.face.result_facts import facts_of_results, heading_of, results_of
+from jaxstore.errors import FormatError, JaxstoreError, MissingError
+from jaxstore.face.array_facts import facts_of_arrays, facts_of_foreign, facts_of_npz_arrays
+from jaxstore.face.convert_npz import is_storage
+from jaxstore.face.result_facts import (
+    facts_of_results,
+    heading_of,
+    nested_results,
+    result_at,
+    results_of,
+)
+from jaxstore.processing.result import Result
 from jaxstore.saving.record import Record
 from jaxstore.saving.run import Run, run_in
 from jaxstore.saving.snapshot_stream import parse_record
@@ -26,7 +35,9 @@ from jaxstore.stores.urls import is_url, local_path
 
 
 def facts_of(where: str) -> Json:
-    """All that is known of the run, storage or results at a path or URL; JSON.
+    """All that is known of what lies at a path or URL; JSON.
+
+    A run, a storage, results, plain arrays, or a folder that holds several of these.
 
     Raises:
         MissingError: Nothing is there.
@@ -34,32 +45,82 @@ def facts_of(where: str) -> Json:
     """
     path = local_path(where) if is_url(where) else Path(where)
     if path is not None and path.is_file() and path.suffix == ".npz":
-        facts = facts_of_npz(where)
+        facts = facts_of_npz(path)
     elif results := results_of(where):
-        return facts_of_results(where, results)
+        facts = facts_of_place(where, results)
     elif path is not None and not path.exists():
         raise MissingError(f"{where}: nothing is there. Correct the path.")
+    elif path is not None and (inside := places_in(path)):
+        return facts_of_folder(where, inside)
     else:
+        facts = facts_of_place(where, [])
+    return {**facts, "disk_bytes": disk_bytes(path) if path and path.exists() else None}
+
+
+def facts_of_place(where: str, results: list[Result]) -> Json:
+    """Facts of a store, and of the results in it."""
+    found = facts_of_results(where, results) if results else {}
+    if results and result_at(where) is not None:
+        return found
+    try:
         store = open_store(where)
-        try:
-            facts = facts_of_store(where, store)
-        finally:
-            store.close()
-    return {**facts, "disk_bytes": None if path is None else disk_bytes(path)}
+    except MissingError:  # a group inside of HDF5
+        if not found:
+            raise
+        return found
+    except FormatError as error:
+        return found or facts_of_foreign(where, error)
+    with closing(store):
+        own: Json = facts_of_store(where, store, inside=inside_results(where, store, results))
+    kind = {} if own["kind"] in ("run", "storage") else {"kind": "results"}
+    return own | ({"results": found["results"]} | kind if found else {})
 
 
-def facts_of_store(where: str, store: Store) -> Json:
-    """Facts of what a store holds."""
+def inside_results(where: str, store: Store, results: list[Result]) -> tuple[str, ...]:
+    """How the names of the arrays of results begin."""
+    there = nested_results(where, store) if results else []
+    return tuple(f"{group}/{name}/".lstrip("/") for group, name in there)
+
+
+def facts_of_store(where: str, store: Store, *, inside: tuple[str, ...] = ()) -> Json:
+    """Facts of what a store holds apart from results, whose arrays begin like `inside`."""
     manifest = store.attrs().get(MANIFEST)
     manifest = manifest if isinstance(manifest, dict) else {}
     if manifest.get("kind") == "run":
         return facts_of_run(store)
     if manifest.get("kind") == "storage":
         return facts_of_storage(where, store, manifest)
+    if facts := facts_of_arrays(store, inside=inside):
+        return facts
+    if inside:
+        return {"kind": "results", "location": where}
     raise FormatError(
-        f"{store.location} is neither a jaxstore run nor a storage, and holds no results. "
-        "Open it with xarray, zarr or h5py, or give the path of a run, or of a group with results."
+        f"{store.location} is neither a jaxstore run nor a storage, and holds no results and no "
+        "arrays. Give the path of a run, or of a group with arrays."
     )
+
+
+def places_in(folder: Path) -> list[Path]:
+    """What a folder that is no store itself holds, as far as its names tell."""
+    if not folder.is_dir() or (folder / "zarr.json").exists():
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if (path / "zarr.json").is_file()
+        or (path.is_file() and path.suffix.lower() in (".h5", ".hdf5", ".he5", ".npz"))
+    )
+
+
+def facts_of_folder(where: str, places: list[Path]) -> Json:
+    """Facts of all that lies in a folder; of what cannot be read, why."""
+    contents: list[Json] = []
+    for path in places:
+        try:
+            contents.append(facts_of(str(path)))
+        except (JaxstoreError, OSError) as error:
+            contents.append({"kind": "unreadable", "location": str(path), "error": str(error)})
+    return {"kind": "folder", "location": where, "contents": contents}
 
 
 def facts_of_run(store: Store) -> Json:
@@ -131,10 +192,12 @@ def facts_of_storage(where: str, store: Store, manifest: Mapping[str, Json]) -> 
         }
 
 
-def facts_of_npz(where: str) -> Json:
-    """Facts of the file of a `NumpyStorage`."""
-    with open_storage(where) as stored:
-        return {**snapshot_facts(where, stored.time, stored.data), "state": "complete"}
+def facts_of_npz(path: Path) -> Json:
+    """Facts of an npz file: of a `NumpyStorage`, or of plain arrays."""
+    if not is_storage(path):
+        return facts_of_npz_arrays(path)
+    with open_storage(path) as stored:
+        return {**snapshot_facts(str(path), stored.time, stored.data), "state": "complete"}
 
 
 def snapshot_facts(location: str, time: Any, data: Any) -> Json:
@@ -182,13 +245,15 @@ def text_of(facts: Json) -> str:
 
 
 def lines_of(facts: Json) -> Iterator[str]:
-    """A line per fact, then a table of the arrays, then what is damaged."""
-    if facts["kind"] == "results":
-        for result in facts["results"]:
-            yield from heading_of(result)
-            yield from table_of(result["arrays"])
+    """A line per fact, then a table of the arrays, then what is damaged, then results."""
+    if facts["kind"] == "folder":
+        yield f"folder {facts['location']}"
+        yield from map(line_of, facts["contents"])
         return
-    yield f"{facts['kind']} at {facts['location']}"
+    if facts["kind"] != "results":
+        yield f"{facts['kind']} at {facts['location']}"
+    elif facts.get("arrays"):
+        yield f"arrays and results at {facts['location']}"
     rows = {
         "state": how_far(facts),
         "size": how_big(facts),
@@ -198,7 +263,7 @@ def lines_of(facts: Json) -> Iterator[str]:
         "settings": "\n".join(pairs(facts.get("settings", {}))),
         "versions": ", ".join(pairs(facts.get("versions", {}))),
     }
-    for name, value in rows.items():
+    for name, value in rows.items() if facts["kind"] != "results" else ():
         for i, line in enumerate(str(value or "").splitlines()):
             yield f"  {name if i == 0 else '':10} {line}"
     yield from table_of(facts.get("arrays", []))
@@ -206,11 +271,27 @@ def lines_of(facts: Json) -> Iterator[str]:
         yield f"  damaged    {what}"
     if facts.get("damage"):
         yield f"See what else is damaged with: jaxstore verify {facts['location']}"
+    for result in facts.get("results", []):
+        yield from heading_of(result)
+        yield from table_of(result["arrays"])
+
+
+def line_of(facts: Json) -> str:
+    """Facts of one thing in a folder, as one line."""
+    name = Path(facts["location"]).name
+    if facts["kind"] == "unreadable":
+        return f"  {name}  {facts['error']}"
+    parts = [facts["kind"], how_far(facts)] if facts["kind"] in ("run", "storage") else []
+    if n_arrays := 0 if parts else len(facts.get("arrays", [])):
+        parts += ["1 array" if n_arrays == 1 else f"{n_arrays} arrays"]
+    if n_results := len(facts.get("results", [])):
+        parts += ["1 result" if n_results == 1 else f"{n_results} results"]
+    return f"  {name}  " + ", ".join([part for part in (*parts, how_big(facts)) if part])
 
 
 def how_big(facts: Json) -> str:
     """Bytes decoded and on disk, as far as they are known."""
-    decoded, disk = facts.get("decoded_bytes"), facts["disk_bytes"]
+    decoded, disk = facts.get("decoded_bytes"), facts.get("disk_bytes")
     parts = [] if decoded is None else [f"{size(decoded)} decoded"]
     return ", ".join([*parts, *([] if disk is None else [f"{size(disk)} on disk"])])
 
@@ -220,7 +301,7 @@ def how_far(facts: Json) -> str:
     if facts["kind"] == "storage":
         return f"{facts['state']}, {facts['snapshots']:,} snapshots"
     if "draws" not in facts:
-        return str(facts["state"])
+        return str(facts.get("state", ""))
     low, high = min(facts["draws"], default=0), max(facts["draws"], default=0)
     draws = f"{high:,}" if low == high else f"{low:,} to {high:,}"
     chains = "1 chain" if facts["chains"] == 1 else f"{facts['chains']} chains"

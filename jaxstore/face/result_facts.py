@@ -6,30 +6,62 @@ Owned here: which results a path means, all that lie in it or itself; and their 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 
 from jaxstore.errors import FormatError, MissingError
 from jaxstore.processing.finding import find
 from jaxstore.processing.result import Result
 from jaxstore.processing.same import shown
-from jaxstore.stores.base import Json
+from jaxstore.stores.base import Json, Store
+from jaxstore.stores.location import open_store
 from jaxstore.stores.results import DONE, FAILED
 from jaxstore.stores.results_place import results_at
 
 
 def results_of(where: str) -> list[Result]:
-    """The results in a place, or the one that a path itself means; none where there are none."""
+    """The results in a place, at any depth, or the one that a path itself means."""
     found = find(where)
-    if found:
+    if not found and (one := result_at(where)):
+        return [one]
+    try:
+        with closing(open_store(where)) as store:
+            nested = nested_results(where, store)
+    except (FormatError, MissingError):  # a group inside of HDF5, nothing, or a damaged document
         return found
+    return found + [Result(results_at(where, group=g), name) for g, name in nested if g]
+
+
+def result_at(where: str) -> Result | None:
+    """The result that a path itself means, if it means one."""
     above, _, name = where.rstrip("/").rpartition("/")
     if above.endswith(":"):  # "data.h5:/raw-peak_000"
         above += "/"
     try:
         place = results_at(above or ".")
-        return [Result(place, name)] if name in dict(place.manifests()) else []
+        return Result(place, name) if name in dict(place.manifests()) else None
     except (FormatError, MissingError):
-        return []
+        return None
+
+
+def nested_results(where: str, store: Store) -> list[tuple[str, str]]:
+    """Group and name of each result in a store, the outer groups first."""
+    found: list[tuple[str, str]] = []
+    for group in ("", *groups_above(store.names(with_labels=True))):
+        if not f"{group}/".startswith(tuple(f"{g}/{name}/".lstrip("/") for g, name in found)):
+            place = results_at(where, group=group)
+            found += [(group, name) for name, _ in place.manifests()]
+    return found
+
+
+def groups_above(names: Iterable[str]) -> list[str]:
+    """Groups that hold these arrays, the outer ones first, without the root.
+
+    >>> groups_above(["a/b/x", "y"])
+    ['a', 'a/b']
+    """
+    parts = [name.split("/") for name in names]
+    return sorted({"/".join(p[:depth]) for p in parts for depth in range(1, len(p))})
 
 
 def facts_of_results(where: str, results: list[Result]) -> Json:

@@ -18,7 +18,7 @@ from jaxstore.errors import ExistsError, FormatError
 from jaxstore.saving.block import HostArray
 from jaxstore.stores.dtypes import from_stored, parse_dtype, to_stored
 
-_DTYPES = "jaxstore_dtypes"  # those NumPy lacks, whose bits are saved
+DTYPES = "jaxstore_dtypes"  # those NumPy lacks, whose bits are saved
 
 
 class NpzFile:
@@ -46,7 +46,7 @@ class NpzFile:
         arrays: dict[str, Any] = {name: to_stored(values) for name, values in named.items()}
         bits = {n: v.dtype.name for n, v in named.items() if v.dtype != arrays[n].dtype}
         if bits:
-            arrays[_DTYPES] = np.asarray(json.dumps(bits))
+            arrays[DTYPES] = np.asarray(json.dumps(bits))
         partial = self.path.with_name(f"{self.path.name}.{uuid4().hex}.partial")
         try:
             with partial.open("xb") as file:
@@ -81,7 +81,7 @@ def read_npz(path: Path) -> tuple[HostArray, HostArray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             time, data = file["time"], file["data"]
-            dtypes = json.loads(str(file[_DTYPES])) if _DTYPES in file else {}
+            dtypes = json.loads(str(file[DTYPES])) if DTYPES in file else {}
     except (ValueError, KeyError, OSError) as error:
         raise FormatError(
             f"{path} is not an npz file with time and data, as NumpyStorage writes it: {error}."
