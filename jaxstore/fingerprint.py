@@ -20,14 +20,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 from jaxtyping import ArrayLike, PyTree
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of a callback or a rule, another in each process
 _LENGTH = 16  # hexadecimal digits; no adversary, so 64 bits suffice
 # What they do is not in the program; callbacks that only print are others, and change no result.
 _CALLBACKS = {"pure_callback", "io_callback"}
-_JAXPRS = (core.Jaxpr, getattr(core, "ClosedJaxpr", core.Jaxpr))  # one since JAX 0.12
 _numbers = count()  # of traces in this process
 
 
@@ -59,7 +57,7 @@ def trace(function: Callable[..., PyTree], *args: Any) -> Traced:
     with _context()(next(_numbers)):  # the lambda is for functions that have no hash
         closed, shapes = jax.make_jaxpr(lambda *a: function(*a), return_shape=True)(*args)
     structure = jax.tree.structure(shapes)
-    compute = core.jaxpr_as_fun(closed)
+    compute = _jax_core().jaxpr_as_fun(closed)
 
     def call(*values: Any) -> PyTree:
         return jax.tree.unflatten(structure, compute(*jax.tree.leaves(values)))
@@ -116,6 +114,19 @@ def of_array(value: ArrayLike) -> str:
     return digest.hexdigest()[:_LENGTH]
 
 
+def _jax_core() -> Any:
+    """Imported when it is used: with it come parts of JAX that `import jax` leaves out."""
+    from jax.extend import core
+
+    return core
+
+
+@cache
+def _jaxprs() -> tuple[type, ...]:
+    core = _jax_core()
+    return (core.Jaxpr, getattr(core, "ClosedJaxpr", core.Jaxpr))  # one since JAX 0.12
+
+
 @cache
 def _context() -> Any:
     """What makes JAX trace anew wherever its value is another; made once, since that costs."""
@@ -139,12 +150,13 @@ class _Reading:
     def _digest(self, jaxpr: Any) -> str:
         body = getattr(jaxpr, "jaxpr", jaxpr)
         numbers: dict[Any, int] = {}
+        literal = _jax_core().Literal
 
         def named(variables: Any) -> list[str]:
             return [f"{numbers.setdefault(v, len(numbers))}:{_type(v.aval)}" for v in variables]
 
         def used(atom: Any) -> str:
-            return _literal(atom) if isinstance(atom, core.Literal) else str(numbers[atom])
+            return _literal(atom) if isinstance(atom, literal) else str(numbers[atom])
 
         lines = [str([named(body.constvars), named(body.invars)])]
         lines += [of_array(constant) for constant in getattr(jaxpr, "consts", ())]
@@ -164,7 +176,7 @@ class _Reading:
 
     def _text(self, value: Any) -> str:
         """A parameter of an equation, with all there is inside of it."""
-        if isinstance(value, _JAXPRS):
+        if isinstance(value, _jaxprs()):
             return self.digest(value)
         if isinstance(value, (np.ndarray, jax.Array)):
             return of_array(value)

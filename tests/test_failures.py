@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import zarr
 from collecting import ListCollector
+from pairs import in_turn
 
 import jaxstore as js
 from jaxstore.saving import interrupt
@@ -156,8 +157,7 @@ except OSError as error:
 """
 
 
-@pytest.mark.parametrize("suffix", ["zarr", "h5"])
-@pytest.mark.parametrize("how", ["scan", "triple"])
+@pytest.mark.parametrize(("how", "suffix"), in_turn(["scan", "triple"], ["zarr", "h5"], every=2))
 def test_a_full_disk_is_enospc_and_what_was_committed_is_readable(disk, how, suffix):
     path = disk / f"run.{suffix}"
     done = subprocess.run(
@@ -308,8 +308,9 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("suffix", ["zarr", "h5"])
-@pytest.mark.parametrize("how", ["scan", "triple", "shard_map"])
+@pytest.mark.parametrize(
+    ("how", "suffix"), in_turn(["scan", "triple", "shard_map"], ["zarr", "h5"], every=2)
+)
 def test_ctrl_c_is_keyboard_interrupt_and_leaves_a_readable_store(how, suffix, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(INTERRUPTED)

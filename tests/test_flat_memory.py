@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import arviz
 import numpy as np
 import pytest
 import xarray
@@ -13,7 +12,7 @@ import resource, sys
 import jax, jax.numpy as jnp
 import jaxstore as js
 
-how, path, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
+how, folder = sys.argv[1:]
 key = jax.random.key(0)
 
 def step(x, i):
@@ -23,7 +22,7 @@ def saved(x, i):
     x = step(x, i)
     return x, {"x": x}
 
-with js.ZarrCollector(path, group="posterior") as collector:
+def sample(n, collector):
     if how == "scan":
         js.scan(saved, jnp.zeros((64, 10)), jnp.arange(n), chains=64, collector=collector)
     else:
@@ -35,26 +34,24 @@ with js.ZarrCollector(path, group="posterior") as collector:
                 return (save(state, True, {"x": x})[0], x), None
             return jax.lax.scan(body, (init_save({"x": x}), x), jnp.arange(n))[0][0]
         postprocess_save(jax.jit(jax.vmap(chain))(jnp.arange(640.).reshape(64, 10)))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+for n in (25_000, 100_000):
+    with js.ZarrCollector(f"{folder}/{n}.zarr", group="posterior") as collector:
+        sample(n, collector)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
 @pytest.mark.parametrize("how", ["scan", "triple"])
 def test_64_chains_of_10_floats(how, tmp_path):
-    peaks = []
-    for n in (25_000, 100_000):
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, how, tmp_path / f"{n}.zarr", str(n)],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        assert done.stderr == ""  # no progress bar in a pipe, no warning
-        peaks.append(int(done.stdout) * 1024)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, how, tmp_path], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""  # no progress bar in a pipe, no warning
+    few, many = (int(line) * 1024 for line in done.stdout.split())
     # 75,000 more steps are 192 MB of draws. A full queue and caches of the allocator may differ.
-    assert peaks[1] - peaks[0] < 64 * 2**20
+    assert many - few < 64 * 2**20
     with xarray.open_datatree(tmp_path / "100000.zarr", engine="zarr") as tree:
         x = tree["posterior"]["x"]
         assert x.shape == (64, 100_000, 10)
-        if how == "scan":
-            rhat = arviz.rhat(tree["posterior"].to_dataset().isel(x_dim_0=slice(0, 2)))
-            assert float(rhat["x"].max()) < 1.01
         assert np.isfinite(x[:, -1].values).all()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pairs import in_turn
 
 PROGRAM = Path(__file__).parent / "programs" / "trouble.py"
 MOMENTS = ["creation", "first chunk", "midway", "checkpoint", "seal"]
@@ -25,35 +26,29 @@ def said(suffix: str, how: str, disk: Path, what: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-SLOW = pytest.mark.slow
+RUNS = [(suffix, how) for suffix in ("zarr", "h5") for how in ("scan", "triple")]
 
 
-@pytest.mark.parametrize(
-    ("suffix", "how"),
-    [
-        ("zarr", "scan"),
-        pytest.param("h5", "triple", marks=SLOW),
-        pytest.param("zarr", "triple", marks=SLOW),
-        pytest.param("h5", "scan", marks=SLOW),
-    ],
-)
+# A run that goes on from a full disk in the default suite: test_fault_points.py.
+@pytest.mark.slow
+@pytest.mark.parametrize(("suffix", "how"), RUNS)
 def test_a_run_goes_on_in_the_same_process_once_there_is_room(
     disk: Path, suffix: str, how: str
 ) -> None:
-    assert said(suffix, how, disk, "again") == [*MOMENTS, "permission", "folder"]
+    assert said(suffix, how, disk, "again") == MOMENTS
 
 
-@pytest.mark.parametrize(
-    ("suffix", "how"),
-    [
-        pytest.param("h5", "triple", marks=SLOW),
-        pytest.param("zarr", "triple", marks=SLOW),
-        pytest.param("zarr", "scan", marks=SLOW),
-        pytest.param("h5", "scan", marks=SLOW),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("suffix", "how"), RUNS)
 def test_a_run_goes_on_in_another_process_once_there_is_room(
     disk: Path, suffix: str, how: str
 ) -> None:
     assert said(suffix, how, disk, "later") == MOMENTS
     assert said(suffix, how, disk, "resume") == MOMENTS
+
+
+@pytest.mark.parametrize(("suffix", "how"), in_turn(["zarr", "h5"], ["scan", "triple"], every=4))
+def test_a_run_whose_folder_is_lost_says_so_and_keeps_what_it_can(
+    disk: Path, suffix: str, how: str
+) -> None:
+    assert said(suffix, how, disk, "lost") == ["permission", "folder"]

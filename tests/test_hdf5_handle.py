@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from arrays import ramp, spec
 from hdf5_files import in_other_process, opened
+from pairs import in_turn
 
 from jaxstore.errors import BusyError
 from jaxstore.stores.hdf5 import HDF5Store
@@ -405,9 +406,10 @@ print(n)
 
 
 class TestFullDisk:
-    @pytest.mark.parametrize("rows", [1, 16, 64])
-    @pytest.mark.parametrize("compression", [None, "zstd", "gzip"])
-    @pytest.mark.parametrize("action", ["close", "leave"])
+    @pytest.mark.parametrize(
+        ("rows", "compression", "action"),
+        in_turn([1, 16, 64], [None, "zstd", "gzip"], ["close", "leave"], every=3),
+    )
     def test_a_full_disk_is_enospc_and_the_committed_rows_are_there(
         self, disk, rows, compression, action
     ):

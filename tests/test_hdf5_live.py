@@ -58,7 +58,7 @@ def draws_of(path):
 class TestRun:
     @pytest.mark.parametrize("is_killed", [False, True])
     def test_a_run_is_a_growing_prefix_for_its_whole_length(self, tmp_path, is_killed):
-        path, n_steps = tmp_path / "run.h5", 400
+        path, n_steps = tmp_path / "run.h5", 200
         seen = []
         with start(SCAN, path, n_steps) as writer:
             is_last = False

@@ -44,7 +44,7 @@ def parts_in(folder, n):
     return [np.load(folder / f"{rank}.npz") for rank in range(n)]
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_ranks_of_mpi_have_the_batches_of_one_process_among_them(path, folder, ranks):
     pytest.importorskip("mpi4py")
     if not MPIEXEC.exists():

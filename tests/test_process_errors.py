@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 import zarr
+from pairs import in_turn
 from processed import Counted, bits, files, hdf5_file, numbers, peak, run, waves, zarr_file
 from stored_rows import CountingSource
 
@@ -130,8 +131,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
-@pytest.mark.parametrize("target", ["o.zarr", "o.h5"])
+@pytest.mark.parametrize(("what", "target"), in_turn(REFUSED, ["o.zarr", "o.h5"], every=2))
 def test_what_cannot_be_done_is_refused_with_words_and_leaves_nothing(
     tmp_path, what, target, monkeypatch
 ):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from collecting import assert_same
+from pairs import in_turn
 from resuming import KINDS, Stopped, places, stopped_after
 
 import jaxstore as js
@@ -68,8 +69,7 @@ def assert_same_run(found, wanted):
         assert_same(found.samples[name][...], leaf[...])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("kind", "schedule"), in_turn(KINDS, SCHEDULES, every=2))
 def test_a_stopped_scan_ends_as_one_that_was_not(tmp_path, kind, schedule):
     how = SCHEDULES[schedule]
     carry, wanted = scan(**how)

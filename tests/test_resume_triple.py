@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from collecting import assert_same
+from pairs import in_turn
 from resuming import Stopped, places, stopped_after
 from walking import (
     EVERY,
@@ -28,8 +29,7 @@ from walking import (
 import jaxstore as js
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-@pytest.mark.parametrize("kind", ["memory", "zarr", "hdf5"])
+@pytest.mark.parametrize(("kind", "name"), in_turn(["memory", "zarr", "hdf5"], PROGRAMS, every=3))
 def test_a_stopped_program_ends_as_one_that_was_not(tmp_path, kind, name):
     program, make = PROGRAMS[name], places(tmp_path)[kind]
     wanted, wanted_last = uninterrupted(program)

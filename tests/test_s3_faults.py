@@ -25,6 +25,7 @@ from fault_proxy import (
     Status,
     Swallowed,
 )
+from pairs import in_turn
 
 import jaxstore as js
 from jaxstore.errors import ExistsError
@@ -78,7 +79,15 @@ def into(url: str) -> js.ZarrCollector:
 # --- faults that pass ---
 
 
-@pytest.mark.parametrize("fault", SOON, ids=lambda fault: type(fault).__name__)
+# Each fault meets each kind of request below, too.
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(Status(503), CutDown(20), LostAnswer()),
+        *(pytest.param(f, marks=pytest.mark.slow) for f in (SOON[0], Reset(), CutUp(20))),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
 def test_a_fault_in_every_third_request_leaves_no_trace(
     s3_proxy: FaultProxy, url: str, waits: Callable[[float], None], fault: Fault
 ) -> None:
@@ -95,7 +104,11 @@ def test_a_fault_in_every_third_request_leaves_no_trace(
     assert s3_proxy.injected.total() > n_writing + 5
 
 
-@pytest.mark.parametrize("fault", SILENT, ids=lambda fault: type(fault).__name__)
+@pytest.mark.parametrize(
+    "fault",
+    [Blackhole(), pytest.param(Swallowed(), marks=pytest.mark.slow)],
+    ids=lambda fault: type(fault).__name__,
+)
 def test_a_request_without_an_answer_is_sent_again(
     s3_proxy: FaultProxy, url: str, waits: Callable[[float], None], fault: Fault
 ) -> None:
@@ -267,8 +280,11 @@ def test_every_kind_of_request_outlives_a_fault(
         assert s3_proxy.injected.total() == n
 
 
-@pytest.mark.parametrize("fault", SOON, ids=lambda fault: type(fault).__name__)
-@pytest.mark.parametrize("path", [r"\?uploads", "partNumber=1", r"\?uploadId"])
+@pytest.mark.parametrize(
+    ("fault", "path"),
+    in_turn(SOON, [r"\?uploads", "partNumber=1", r"\?uploadId"], every=3),
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
 def test_an_object_in_parts_outlives_a_fault_in_any_of_them(
     s3_proxy: FaultProxy,
     url: str,

@@ -59,7 +59,7 @@ def test_one_chain_without_a_chain_axis_in_its_samples():
     assert_same(jax.tree.map(lambda a: a[0], run.samples), want)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     n=st.integers(0, 60), thin=st.integers(1, 7), burn_in=st.integers(0, 20),
     slots=st.sampled_from([None, 1, 3, 8]),
@@ -131,16 +131,17 @@ def test_bits_do_not_depend_on_where_blocks_end(monkeypatch):
     assert_same(runs[0], runs[2])
 
 
-def test_the_same_step_is_compiled_once():
+@pytest.mark.parametrize("lengths", [(2000, 2000, 2000), (2000, 1000, 3000)])
+def test_the_same_step_is_compiled_once(lengths):
     traced = []
 
     def step(x, _):
         traced.append(1)
         return x + 1, x
 
-    for _ in range(3):
+    for length in lengths:
         before = len(traced)
-        js.scan(step, jnp.zeros(2), length=2000, progress=False)
+        js.scan(step, jnp.zeros(2), length=length, progress=False)
         traced.append(None)
     compiled = len(traced) - before - 1
     assert compiled <= 1  # shapes are asked for; nothing is compiled

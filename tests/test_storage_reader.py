@@ -9,6 +9,7 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pairs import in_turn
 from storing import ALL, STREAMING, feed, make, snapshot
 from test_topology import PROGRAMS, environment, mpi
 
@@ -45,8 +46,7 @@ def assert_exact(stored):
 
 
 class TestAfterAKill:
-    @pytest.mark.parametrize("kind", STREAMING)
-    @pytest.mark.parametrize("after_s", [0.0, 0.15, 0.4])
+    @pytest.mark.parametrize(("kind", "after_s"), in_turn(STREAMING, [0.0, 0.15, 0.4], every=2))
     def test_committed_snapshots_are_exact(self, kind, tmp_path, after_s):
         path = tmp_path / ALL[kind][1]
         run_and_kill(kind, path, save_every=0, after_s=after_s)
@@ -56,8 +56,7 @@ class TestAfterAKill:
             assert len(stored.time) > 0 or after_s < 0.4
             assert_exact(stored)
 
-    @pytest.mark.parametrize("kind", STREAMING)
-    @pytest.mark.parametrize("after_s", [0.2, 0.3])
+    @pytest.mark.parametrize(("kind", "after_s"), in_turn(STREAMING, [0.2, 0.3], every=2))
     def test_all_that_was_saved_is_there(self, kind, tmp_path, after_s):
         path = tmp_path / ALL[kind][1]
         saved = run_and_kill(kind, path, save_every=7, after_s=after_s)
@@ -220,18 +219,23 @@ class TestEnsemble:
         assert open_ensemble(tmp_path / "x.npz").data[:, 0].tolist() == [0, 1, 2, 10, 11, 12]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    mpi(folder, "storages", "same_path")
+    return folder
+
+
 class TestUnderMPI:
-    def test_only_the_root_makes_the_directory_and_ranks_become_one_ensemble(self, tmp_path):
-        mpi("storages", tmp_path)
+    def test_only_the_root_makes_the_directory_and_ranks_become_one_ensemble(self, folder):
         for name in ("paths.zarr", "paths.h5", "paths.npz"):
-            ensemble = open_ensemble(tmp_path / name.replace(".", "_") / name)
+            ensemble = open_ensemble(folder / "storages" / name.replace(".", "_") / name)
             assert ensemble.data.shape == (2, 30, 6)
             np.testing.assert_array_equal(ensemble.data[0, :, -1], np.repeat([0, 10, 20], 10) + 5)
             ensemble.close()
 
-    def test_a_path_that_ranks_share_is_refused_but_for_one(self, tmp_path):
-        mpi("same_path", tmp_path)
-        refused = sorted(path for path in tmp_path.iterdir() if path.name.startswith("refused"))
+    def test_a_path_that_ranks_share_is_refused_but_for_one(self, folder):
+        refused = sorted((folder / "same_path").glob("refused*"))
         assert len(refused) == 2
         assert "rank_directory(path)" in refused[0].read_text()
-        assert open_storage(tmp_path / "one.zarr").data.shape == (2, 3, 1)
+        assert open_storage(folder / "same_path" / "one.zarr").data.shape == (2, 3, 1)

@@ -34,13 +34,16 @@ def run(*command, **extra):
     )
 
 
-def mpi(command, folder, *, ranks=3):
+def mpi(folder, *commands):
+    """Three ranks do all commands, one after the other: to start them takes the most time."""
     pytest.importorskip("mpi4py")
     if not MPIEXEC.exists():
         pytest.skip("no mpiexec beside the interpreter")
+    for command in commands:
+        (folder / command).mkdir()
     done = run(
-        MPIEXEC, "-n", ranks, sys.executable, "-W", "error", "-m", "mpi4py",
-        PROGRAMS / "mpi_storages.py", command, folder,
+        MPIEXEC, "-n", 3, sys.executable, "-W", "error", "-m", "mpi4py",
+        PROGRAMS / "mpi_storages.py", folder, *commands,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -82,15 +85,20 @@ class TestAlone:
         assert done.stdout.strip() == "Place(rank=0, size=1, kind='mpi')", done.stderr
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    mpi(folder, "where", "failing", "as_one")
+    return folder
+
+
 class TestUnderMPI:
-    def test_each_rank_knows_its_place(self, tmp_path):
-        mpi("where", tmp_path)
-        found = sorted(path.read_text() for path in tmp_path.iterdir())
+    def test_each_rank_knows_its_place(self, folder):
+        found = sorted(path.read_text() for path in (folder / "where").iterdir())
         assert found == ["0 3 mpi", "1 3 mpi", "2 3 mpi"]
 
-    def test_a_failure_of_the_root_is_an_error_everywhere_and_no_hang(self, tmp_path):
-        mpi("failing", tmp_path)
-        texts = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    def test_a_failure_of_the_root_is_an_error_everywhere_and_no_hang(self, folder):
+        texts = {path.name: path.read_text() for path in (folder / "failing").iterdir()}
         assert texts["busy0"] == "ExistsError None mine"
         assert texts["disk0"].startswith("OSError 28")
         assert texts["other0"].startswith("KeyError")
@@ -100,9 +108,8 @@ class TestUnderMPI:
             assert texts[f"disk{rank}"].startswith(f"OSError 28 [Errno 28] {stops}")
             assert texts[f"other{rank}"] == f"JaxstoreError None {stops}: KeyError: 'x'"
 
-    def test_what_all_do_together_ends_for_all_and_soon_when_one_fails(self, tmp_path):
-        mpi("as_one", tmp_path)
-        texts = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    def test_what_all_do_together_ends_for_all_and_soon_when_one_fails(self, folder):
+        texts = {path.name: path.read_text() for path in (folder / "as_one").iterdir()}
         for i in range(2):
             stops = "rank 1 failed, so rank 0 of 3 stops"
             assert texts[f"said{i}0"] == f"OSError 28 [Errno 28] {stops}: OSError: [Errno 28] full"

@@ -10,6 +10,7 @@ Bits do not depend on where blocks end. One compiled instance of the step runs e
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -61,7 +62,10 @@ class Compiled(NamedTuple):
 
 
 def compiled(program: Program) -> Compiled:
-    """The same functions for equal programs, so that they are compiled once."""
+    """The same functions for programs that differ in length at most: compiled once."""
+    # Where a block ends is told to it, so the length of the whole is no part of what is compiled.
+    schedule = replace(program.schedule, length=program.schedule.burn_in)
+    program = program._replace(schedule=schedule)
     try:
         return _remembered(program)
     except TypeError:  # a step that has no hash, such as a callable module of arrays

@@ -1,6 +1,6 @@
 """What the ranks of an MPI job do with storages, and as one; started by the tests.
 
-mpiexec -n 3 python mpi_storages.py COMMAND FOLDER
+mpiexec -n 3 python mpi_storages.py FOLDER COMMAND...      each in its own folder in FOLDER
 """
 
 import sys
@@ -108,4 +108,5 @@ def as_one(folder):
         assert together(lambda watch: watch()) == [None] * 3
 
 
-globals()[sys.argv[1]](Path(sys.argv[2]))
+for command in sys.argv[2:]:
+    globals()[command](Path(sys.argv[1]) / command)

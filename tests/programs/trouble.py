@@ -1,16 +1,18 @@
 """Runs that meet a full disk, a folder that becomes read-only, or one that is gone.
 
-python trouble.py SUFFIX HOW DISK again|later      SUFFIX "zarr" or "h5", HOW as in `resumable`
+python trouble.py SUFFIX HOW DISK again|later|lost      SUFFIX "zarr" or "h5", HOW as in `resumable`
 python trouble.py SUFFIX HOW DISK resume
 
 DISK is a file system of its own. Each trouble comes just before a call of a method of the store,
 so that it meets the same moment each time. With "again" the run goes on in this process once there
-is room again; with "later" it is left for another process, which is told "resume".
+is room again; with "later" it is left for another process, which is told "resume". "lost" are the
+read-only folder and the one that is gone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import encodings.cp437  # noqa: F401 - of zip files; nobody may not read where Python lies
 import errno
 import os
 import shutil
@@ -184,10 +186,11 @@ def main() -> None:
             check(how, path, wanted, state="complete")
             print(moment, flush=True)
         return
-    meet_full_disk(suffix, how, disk, wanted, again=what == "again")
-    if what == "again":
+    if what == "lost":
         lose_permission(suffix, how, wanted)
         lose_folder(suffix, how, disk)
+        return
+    meet_full_disk(suffix, how, disk, wanted, again=what == "again")
 
 
 if __name__ == "__main__":
