@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxstore as js
+from jaxstore.saving import beginning
+from jaxstore.saving.beginning import write_coordinates
 from jaxstore.sizes import size
 from jaxstore.stores.indexing import split_index
 
@@ -65,6 +67,25 @@ def test_xarray_and_arviz_open_the_layout_as_it_stands(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", FILES)
+def test_a_run_that_only_begins_is_missing_as_yet(kind, tmp_path, monkeypatch):
+    """So that a reader who waits for it tells it from what is no run and never will be."""
+    looks = 0
+
+    def look(*args):
+        nonlocal looks
+        for _ in range(2):
+            with pytest.raises(js.MissingError, match="there|no run yet: nothing was committed"):
+                js.open_run(tmp_path / FILES[kind][0])
+            looks += 1
+            write_coordinates(*args)  # the second time they are there
+
+    monkeypatch.setattr(beginning, "write_coordinates", look)
+    path, samples = sampled(kind, tmp_path)
+    assert looks == 2
+    assert_same(js.open_run(path).samples, samples)
+
+
+@pytest.mark.parametrize("kind", FILES)
 def test_groups_that_the_user_named(kind, tmp_path):
     path, samples = sampled(kind, tmp_path)
     with xarray.open_datatree(path, engine=FILES[kind][1]) as tree:
@@ -91,6 +112,28 @@ def test_a_datatree_of_a_run_in_memory():
                      collector=js.MemoryCollector())  # fmt: skip
     tree = run.to_datatree()
     assert same(tree["samples"]["posterior.beta"].values, run.samples["posterior"]["beta"])
+
+
+def test_a_run_in_memory_is_laid_out_as_one_on_disk(tmp_path):
+    collector = js.MemoryCollector(
+        tmp_path,
+        group=None,
+        dims={"posterior/beta": ["feature"]},
+        coords={"feature": ["a", "b", "ü"]},
+        settings={"sampler": "walk"},
+    )
+    start, steps = jnp.zeros((4, 3)), jnp.arange(50)
+    _, run = js.scan(step, start, steps, chains=4, collector=collector, progress=False)
+    assert run.groups == ("posterior", "sample_stats")
+    assert run.settings["sampler"] == "walk"
+    tree = run.to_datatree()
+    assert tree["posterior"]["beta"].sel(feature="ü").shape == (4, 50)
+    assert same(tree["sample_stats"]["lp"].values, run.samples["sample_stats"]["lp"])
+    with np.load(tmp_path / "chain_3.npz") as file:
+        assert sorted(file) == [
+            "posterior/beta", "posterior/deep/q", "sample_stats/diverging", "sample_stats/lp",
+        ]  # fmt: skip
+        assert same(file["posterior/beta"], run.samples["posterior"]["beta"][3])
 
 
 def test_coordinates_may_be_numbers(tmp_path):
