@@ -208,9 +208,10 @@ def test_nothing_that_is_there_is_overwritten(kind, tmp_path):
     assert np.asarray(js.open_run(path).samples)[0].tolist() == list(range(10))
     foreign = tmp_path / f"foreign.{kind}"
     if kind == "zarr":
-        zarr.open_group(foreign, mode="w")
+        zarr.open_group(foreign, mode="w").create_array("x", data=np.arange(3))
     else:
-        h5py.File(foreign, "w").close()
+        with h5py.File(foreign, "w") as file:
+            file["x"] = np.arange(3)
     with pytest.raises(js.FormatError, match="not a jaxstore run"):
         js.open_run(foreign)
     with pytest.raises(js.MissingError, match="nowhere"):
