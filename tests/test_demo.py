@@ -156,10 +156,12 @@ def test_what_it_says_to_do_next_works(
     monkeypatch.chdir(tmp_path)
     _, _, after = made[1].partition("Next, in the shell:")
     shell, _, python = after.partition("and in Python:")
-    commands = [shlex.split(line) for line in shell.split("\n") if line.strip()]
-    assert {words[1] for words in commands} == {"info", "verify", "watch", "plot"}
+    # `uv run` may stand before them.
+    lines = [line.partition("jaxstore ")[2] for line in shell.split("\n") if line.strip()]
+    commands = [shlex.split(line) for line in lines]
+    assert {words[0] for words in commands} == {"info", "verify", "watch", "plot"}
     for words in commands:
-        done = run_cli(*words[1:])
+        done = run_cli(*words)
         assert done.exit_code == 0, done.output
     found: dict[str, Any] = {}
     exec("\n".join(line.strip() for line in python.splitlines()), found)

@@ -6,6 +6,7 @@ Owned here: the story. Each verb has a module of its own, to be read as an examp
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,15 +135,16 @@ def summary_of(path: Path) -> str:
 
 def what_next(places: Places) -> str:
     """Where things are, and what a reader may type now."""
+    run = in_the_shell(os.environ.get("UV"))
     return f"""\
 Pictures: {places.posterior_png}, {places.predictive_png}, {places.surrogate_png}
 
 Next, in the shell:
-  jaxstore info {places.run}
-  jaxstore info {places.predictive}
-  jaxstore verify {places.run}
-  jaxstore plot {places.training}
-  jaxstore watch {places.run}
+  {run}jaxstore info {places.run}
+  {run}jaxstore info {places.predictive}
+  {run}jaxstore verify {places.run}
+  {run}jaxstore plot {places.training}
+  {run}jaxstore watch {places.run}
 
 and in Python:
   import jaxstore as js
@@ -152,3 +154,15 @@ and in Python:
   result["low"][:5], result["high"][:5]  # of the first five patients
   loader = js.Loader(run, ["posterior/beta", "sample_stats/lp"], batch_size=64)
   batch = next(iter(loader))"""
+
+
+def in_the_shell(uv: str | None) -> str:
+    """What goes before a command where `uv run` started this one, and nothing is on the path.
+
+    >>> in_the_shell(None), in_the_shell("/opt/uv")
+    ('', '/opt/uv run --no-dev --extra demo ')
+    """
+    if uv is None:
+        return ""
+    here = os.path.relpath(uv)
+    return f"{uv if here.startswith(os.pardir) else here} run --no-dev --extra demo "
