@@ -18,7 +18,7 @@ Owned here: every exception type that jaxstore raises by itself. Errors of the o
 class JaxstoreError(Exception):
     """Base of all errors that jaxstore raises by itself."""
 
-    __str__ = Exception.__str__  # a class that is also a KeyError would print a repr
+    __str__ = Exception.__str__  # that of OSError would print errno and filename, not the text
 
 
 class ExistsError(JaxstoreError, FileExistsError):

@@ -1,7 +1,7 @@
 """What tells two programs apart, and two arrays: short texts that are equal in any process.
 
-Owned here: fingerprints of functions, by what JAX makes of them, and of array values. What is
-compared, and what it means if it differs, is its caller's.
+Owned here: fingerprints of functions, by what JAX makes of them, of array values and of bytes. What
+is compared, and what it means if it differs, is its caller's.
 
 A program is read equation by equation, not as the text that JAX prints of it: that leaves out the
 values of arrays, and depends on terminals, print options and the order of sets.
@@ -95,6 +95,15 @@ def has_callback(function: Callable[..., Any], *args: Any) -> bool:
     reading = _Reading()
     reading.digest(jax.make_jaxpr(lambda *a: function(*a))(*args))
     return bool(reading.primitives & _CALLBACKS)
+
+
+def of_bytes(data: bytes) -> str:
+    """Fingerprint of bytes.
+
+    >>> of_bytes(b"")
+    'e3b0c44298fc1c14'
+    """
+    return hashlib.sha256(data).hexdigest()[:_LENGTH]
 
 
 def of_array(value: ArrayLike) -> str:

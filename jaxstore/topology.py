@@ -1,8 +1,8 @@
 """Who am I among how many: a JAX process, an MPI rank, or alone; and what all do as one.
 
-Owned here: rank and size, and a step that ends on all ranks together, with what the root found or
-with an error if any of them failed. mpi4py is imported here, and only in a process that an MPI
-launcher started.
+Owned here: rank, size and cores, and a step that ends on all ranks together, with what the root
+found or with an error if any of them failed. mpi4py is imported here, and only in a process that an
+MPI launcher started.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def place() -> Place:
         return Place(jax.process_index(), jax.process_count(), "jax")
     if not is_launched():
         return Place(0, 1, "alone")
-    expected = launched_size()
+    expected = _launched_size()
     if expected == 1:
         return Place(0, 1, "mpi")  # nobody to talk to, so no need of mpi4py
     comm = _world(expected)
@@ -77,10 +77,9 @@ def is_launched() -> bool:
     return any(name in os.environ for name in (*_SIZES, *_RANKS))
 
 
-def launched_size() -> int | None:
-    """How many ranks the MPI launcher says it started; None where it does not say."""
-    found = [os.environ[name] for name in _SIZES if name in os.environ]
-    return int(found[0]) if found and found[0].isdigit() else None
+def n_processors() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Stopped(Exception):
@@ -217,6 +216,12 @@ class _Processes:
 @cache
 def _ranks(size: int) -> _Ranks:
     return _Ranks(_world(size))
+
+
+def _launched_size() -> int | None:
+    """How many ranks the MPI launcher says it started; None where it does not say."""
+    found = [os.environ[name] for name in _SIZES if name in os.environ]
+    return int(found[0]) if found and found[0].isdigit() else None
 
 
 def _world(expected: int | None) -> Any:

@@ -43,6 +43,9 @@ def register_dictionize_rule[R: Rule](type: type) -> Callable[[R], R]:
     The type must be a pytree node; the rule takes a node and returns its children by name, as
     a dict or as pairs. It must work with leaves of any kind, and give every leaf once.
 
+    Raises:
+        ValueError: The type has a rule already.
+
     >>> @jax.tree_util.register_pytree_node_class
     ... class Walker:
     ...     def __init__(self, position): self.position = position
@@ -69,6 +72,9 @@ def register_dictionize_rule[R: Rule](type: type) -> Callable[[R], R]:
 def pytree_to_dict(tree: PyTree) -> Any:
     """The tree with each node as a dict of its children; a bare leaf, and None, is itself.
 
+    Raises:
+        FormatError: A node gives several children the same name.
+
     >>> pytree_to_dict({"a": 0.0, "b": {"b1": [0.0, 0.1], "b2": 0.0}})
     {'a': 0.0, 'b': {'b1': {'list_element_0': 0.0, 'list_element_1': 0.1}, 'b2': 0.0}}
     """
@@ -83,6 +89,9 @@ def dict_to_pytree(pytree_as_dict: Any, target: PyTree) -> PyTree:
     Nodes without leaves (None, empty containers) come from the target: the dict need not have
     them.
 
+    Raises:
+        MismatchError: The dict lacks a leaf of the target, or has others; the message says where.
+
     >>> tree = {"a": 0.0, "b": {"b1": [0.0, 0.1], "b2": 0.0}}
     >>> dict_to_pytree(pytree_to_dict(tree)["b"], tree["b"])
     {'b1': [0.0, 0.1], 'b2': 0.0}
@@ -94,6 +103,9 @@ def dict_to_pytree(pytree_as_dict: Any, target: PyTree) -> PyTree:
 
 def pytree_dict_keys(tree: PyTree) -> list[Keys]:
     """For each leaf, in the order of `jax.tree.leaves`, the keys that lead to it in the dict.
+
+    Raises:
+        FormatError: A node gives several children the same name, or a rule not every leaf once.
 
     >>> pytree_dict_keys({"a": [0.0, 1.0], "b": 2.0})
     [('a', 'list_element_0'), ('a', 'list_element_1'), ('b',)]
@@ -159,6 +171,7 @@ def _named_children(node: PyTree) -> Children:
     if rule := _rule_of(node):
         return list(dict(rule(node)).items())
     children = [(_key_of(entry), child) for entry, child in _entries(node)]
+    _check_names(children)
     if type(node) is dict:  # JAX sorts it, and a reader expects it as it was
         named = dict(children)
         return [(key, named[key]) for key in node]
@@ -189,9 +202,16 @@ def _keyed_leaves(node: PyTree) -> list[tuple[Keys, Any]]:
 
 
 def _below(children: Children) -> list[tuple[Keys, Any]]:
-    if repeated := [k for k, n in Counter(key for key, _ in children).items() if n > 1]:
-        raise FormatError(f"a pytree node gives several children the same name: {repeated}.")
+    _check_names(children)
     return [((key, *keys), leaf) for key, child in children for keys, leaf in _keyed_leaves(child)]
+
+
+def _check_names(children: Children) -> None:
+    if repeated := [k for k, n in Counter(key for key, _ in children).items() if n > 1]:
+        raise FormatError(
+            f"a pytree node gives several children the same name: {repeated}. Give its type a "
+            "rule that tells them apart, with `register_dictionize_rule`."
+        )
 
 
 def _entries(node: PyTree) -> list[tuple[Hashable, PyTree]]:

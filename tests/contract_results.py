@@ -95,6 +95,7 @@ class ResultContract:
     def test_a_place_that_is_not_there_has_no_results(self, place: ResultPlace) -> None:
         assert place.location
         assert list(place.manifests()) == []
+        assert place.groups() == []
         with pytest.raises(MissingError, match=NAME):
             place.open(NAME)
         with pytest.raises(MissingError, match=NAME):

@@ -16,7 +16,13 @@ from zarr_places import every_file
 
 from jaxstore.errors import MissingError
 from jaxstore.stores import files
-from jaxstore.stores.files import make_folders, put_file, remove_leftovers, sync_folder
+from jaxstore.stores.files import (
+    make_folders,
+    put_file,
+    remove_leftovers,
+    remove_partials,
+    sync_folder,
+)
 from jaxstore.stores.zarr3 import ZarrStore
 
 NOBODY = 65534
@@ -68,6 +74,26 @@ def test_a_process_that_ended_and_was_not_waited_for_leaves_nothing(tmp_path: Pa
             (tmp_path / f"a.{files.socket.gethostname()}-{pid}-0.partial").write_text("{")
         remove_leftovers(tmp_path)
     assert os.listdir(tmp_path) == [f"a.{files.socket.gethostname()}-{os.getpid()}-0.partial"]
+
+
+def test_leftovers_beside_a_file_are_removed_with_those_of_what_lies_beside_it(
+    tmp_path: Path,
+) -> None:
+    dead = f"{2**22 + 1}-0.partial"
+    here = files.socket.gethostname()
+    gone = [f"a[1].h5.{here}-{dead}", f"a[1].h5.commit.json.{here}-{dead}"]
+    kept = [
+        f"a1.h5.{here}-{dead}",
+        f"a[1].h5.{here}-{os.getpid()}-0.partial",
+        f"a[1].h5.gpu-{here}-{dead}",  # of another machine, where that process may live
+        "a[1].h5.0d1f.partial",  # of another library
+    ]
+    for name in (*gone, *kept):
+        (tmp_path / name).write_text("{")
+    remove_partials(tmp_path / "a[1].h5")
+    assert sorted(os.listdir(tmp_path)) == sorted(kept)
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(kept[1:])
 
 
 # --- folders ---

@@ -91,6 +91,22 @@ class TestLocks:
         store.close()
         assert [p.name for p in path.parent.iterdir()] == ["a.h5"]
 
+    def test_a_file_system_without_locks_will_do(self, path, store, monkeypatch):
+        store.create(spec("x", (2,), (2,)))
+        store.write("x", (0,), ramp((2,)))
+        store.close()
+        monkeypatch.setattr(
+            fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "no locks"))
+        )
+        with opened(path) as reader:
+            for _ in range(2):
+                assert np.array_equal(reader.read("x"), ramp((2,)))
+        with opened(path, mode="r+") as writer:
+            writer.write("x", (0,), -ramp((2,)))
+            writer.commit({})
+        with opened(path) as reader:
+            assert np.array_equal(reader.read("x"), -ramp((2,)))
+
     def test_a_second_writer_of_the_same_process_is_refused(self, path, store):
         with pytest.raises(BusyError, match="this process has the file open for writing"):
             HDF5Store.open(path, mode="r+")

@@ -74,7 +74,7 @@ class TestRun:
             errors = writer.stderr.read()
         counts = [n for n, _ in seen]
         assert counts == sorted(counts)
-        assert len(set(counts)) > 5
+        assert len(set(counts)) > 2  # of more, a busy machine may look too seldom
         if writer.returncode == 0:
             assert seen[-1] == (n_steps, "complete")
             left = {p.name for p in tmp_path.iterdir()}

@@ -13,6 +13,7 @@ from hdf5_files import in_other_process, opened
 
 from jaxstore.errors import FormatError
 from jaxstore.stores.hdf5 import HDF5Store
+from jaxstore.stores.hdf5_record import packed_text
 
 BESIDE = ["a.h5.chunks", "a.h5.commit.json", "a.h5.live.json"]
 
@@ -135,6 +136,14 @@ class TestCommit:
         assert data.count(b"123456") == 1
         path.write_bytes(data.replace(b"123456", b"123457"))
         with opened(path) as reader, pytest.raises(FormatError, match="its checksum differs"):
+            reader.committed()
+
+    @pytest.mark.parametrize("body", [{}, {"record": None}, {"record": [1]}])
+    def test_what_is_no_record_inside_a_file_is_refused(self, path, store, body):
+        store.close()
+        with h5py.File(path, "r+") as file:
+            file.attrs["jaxstore_commit"] = packed_text(body)
+        with opened(path) as reader, pytest.raises(FormatError, match="is damaged: it is"):
             reader.committed()
 
     def test_after_a_kill_the_committed_rows_are_there(self, path):

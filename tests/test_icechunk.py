@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -71,8 +72,11 @@ class TestIcechunkStore(StoreContract):
         store.write("x", (0, 0), values[:, :8])
         assert_same_bits(reopen().read("x"), values)
 
-    def test_any_writes_equal_the_same_on_a_numpy_array(self) -> None:
-        """In other stores what is written beyond the shape is not read."""
+    def shape_after_write(
+        self, shape: tuple[int, ...], start: tuple[int, ...], extent: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        ends = (max(n, a + m) for n, a, m in zip(shape, start, extent, strict=True))
+        return tuple(ends) if all(extent) else shape
 
 
 def draws(run: js.Run) -> list[Any]:
@@ -261,6 +265,19 @@ class TestTwoWriters:
             store.commit({"draws": 2})
         assert zarr.open_group(repository.readonly_session("main").store, mode="r").attrs["note"]
 
+    def test_a_commit_between_is_noticed_where_the_record_is_as_before(
+        self, repository: Any
+    ) -> None:
+        store = ZarrStore.new(repository)
+        store.create(spec("x", (1, 4), (1, 4)))
+        store.commit({"draws": 1})
+        store.write("x", (0, 0), ramp((1, 4)))
+        session = repository.writable_session("main")
+        zarr.open_group(session.store).create_array("mine", data=np.arange(3))
+        session.commit("mine")
+        with pytest.raises(js.BusyError, match="another writer committed 'mine'"):
+            store.commit({"draws": 1})
+
     def test_a_commit_whose_answer_was_lost_counts(
         self, repository: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -279,11 +296,33 @@ class TestTwoWriters:
         assert [snapshot.message for snapshot in history(repository)] == ["a commit"] * 4
 
 
+def test_a_store_closes_where_the_storage_is_away(
+    repository: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise icechunk.IcechunkError("the storage is away")
+
+    store = ZarrStore.new(repository)
+    store.commit({"draws": 1})
+    monkeypatch.setattr(icechunk.Repository, "readonly_session", away)
+    store.close()
+    with pytest.raises(js.BusyError, match="is closed"):
+        store.commit({"draws": 2})
+
+
+def test_what_is_open_is_not_pickled_with_its_credentials(repository: Any) -> None:
+    with pytest.raises(TypeError, match="not pickled, since credentials of its storage"):
+        pickle.dumps(ZarrStore.new(repository).reader())
+
+
 WRITER = """
 import sys, time, icechunk, jax, jax.numpy as jnp, jaxstore as js
 
+def wait(i):
+    time.sleep(3600 if i == 400 and sys.argv[2:] == ["killed"] else 0.002)  # it commits on its way
+
 def step(x, i):
-    jax.debug.callback(lambda i: time.sleep(0.002), i)  # so that it commits on its way
+    jax.debug.callback(wait, i)
     return x + jnp.sin(x + i), {"x": x}
 
 repository = icechunk.Repository.open(icechunk.local_filesystem_storage(sys.argv[1]))
@@ -297,7 +336,7 @@ def test_a_run_that_is_killed_is_followed_to_the_same_end(tmp_path: Path) -> Non
     storage = icechunk.local_filesystem_storage(str(tmp_path / "repo"))
     repository = icechunk.Repository.create(storage)
     command, heard, kills = [sys.executable, "-c", WRITER, str(tmp_path / "repo")], [], 0
-    writer = subprocess.Popen(command)
+    writer = subprocess.Popen([*command, "killed"])
     try:
         run = None
         while run is None:

@@ -14,8 +14,9 @@ import pytest
 import zarr
 
 from jaxstore.errors import ExistsError, FormatError, MissingError
-from jaxstore.stores.location import create_store, open_store, redact
+from jaxstore.stores.location import create_store, open_store
 from jaxstore.stores.memory import MemoryStore
+from jaxstore.stores.urls import redact
 from jaxstore.stores.zarr3 import ZarrStore
 
 h5py = pytest.importorskip("h5py")

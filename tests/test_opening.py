@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -13,6 +14,7 @@ import zarr
 from row_sources import rows_of
 
 from jaxstore.errors import FormatError, MissingError
+from jaxstore.processing.result_array import ResultArray
 from jaxstore.sources.fetch_hdf5_direct import ChunkedRows
 from jaxstore.sources.opening import (
     ensure_local_dir,
@@ -23,6 +25,7 @@ from jaxstore.sources.opening import (
 from jaxstore.stores.base import ArraySpec
 from jaxstore.stores.hdf5 import HDF5Store
 from jaxstore.stores.memory import MemoryStore
+from jaxstore.stores.results_place import results_at
 
 RNG = np.random.default_rng(0)
 DATA = {
@@ -102,6 +105,32 @@ class TestPlaces:
         y = open_arrays(store, ["g/y"], axis=2)["g/y"]
         np.testing.assert_array_equal(rows_of(y), np.moveaxis(DATA["g/y"], 2, 0))
         store.close()
+
+    def test_what_a_result_shows_of_an_array_is_a_place(self, tmp_path):
+        place = results_at(tmp_path / "results.zarr")
+        spec = ArraySpec("x", (10, 4), (4, 4), np.dtype("f4"), ("item", "dim"))
+        group = place.create("raw-f_000", manifest={}, specs=[spec], n_units=1)
+        group.write("x", (0, 0), DATA["x"])
+        for n in (10, 7):
+            array = ResultArray(group, replace(spec, shape=(n, 4)), place)
+            assert (array.address is None) == (n == 7)
+            np.testing.assert_array_equal(rows_of(open_arrays(array)["x"]), DATA["x"][:n])
+            found = open_arrays({"label": array}, axis={"label": 1})["label"]
+            np.testing.assert_array_equal(rows_of(found), DATA["x"][:n].T)
+            found.close()
+        with pytest.raises(MissingError, match="no 'y' here. There is: 'x'"):
+            open_arrays(array, ["y"])
+        np.testing.assert_array_equal(group.read("x"), DATA["x"])  # still open
+        group.close()
+
+    @pytest.mark.parametrize("kind", ["a.zarr", "a.h5", "store", "array", "mapping"])
+    def test_an_axis_of_no_array_is_refused(self, folder, kind):
+        store = MemoryStore()
+        others = {"store": store, "array": DATA["x"], "mapping": dict(DATA)}
+        where = others.get(kind, folder / kind)
+        store.create(ArraySpec("x", (4,), (4,), np.dtype("f4"), ("a",)))
+        with pytest.raises(MissingError, match="a sample axis is given for z, but the arrays are"):
+            open_arrays(where, axis={"z": 1})
 
     def test_an_array_is_a_place(self):
         np.testing.assert_array_equal(rows_of(open_arrays(DATA["x"])["x"]), DATA["x"])

@@ -88,5 +88,27 @@ def test_memory_is_a_place_and_a_place_is_itself() -> None:
     assert results_at("memory") is not place
     with pytest.raises(TypeError, match="without groups"):
         results_at(place, group="g")
+    with pytest.raises(TypeError, match="without groups"):
+        results_at("memory", group="g")
     group = made(place)
     group.write("amp", (0, 0), np.zeros((2, 3), "f4"))
+
+
+@pytest.mark.parametrize("kind_of_place", ["h5py", "obstore", "zarr", "path"])
+def test_groups_below_are_found_through_handles_too(tmp_path: Path, kind_of_place: str) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        store = obstore.store.MemoryStore()
+        where: object = {
+            "h5py": file,
+            "obstore": store,
+            "zarr": zarr.storage.ObjectStore(store),
+            "path": tmp_path / "a.zarr",
+        }[kind_of_place]
+        place = results_at(where)
+        assert place.groups() == []
+        for group in ("b/c", "a", "b"):
+            made(results_at(where, group=group)).close()
+        assert place.groups() == ["a", "b", "b/c"]
+        assert place.within("b").groups() == ["c"]
+        assert [name for name, _ in place.within("b").within("c").manifests()] == [NAME]
+        assert list(place.manifests()) == []

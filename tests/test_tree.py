@@ -198,8 +198,9 @@ class TestRules:
         jax.tree_util.register_pytree_with_keys(
             Twins, lambda _: ((("x", 1), ("x", 2)), None), lambda *_: Twins()
         )
-        with pytest.raises(FormatError, match=r"same name: \['x'\]"):
-            pytree_dict_keys(Twins())
+        for verb in (pytree_dict_keys, pytree_to_dict):
+            with pytest.raises(FormatError, match=r"same name: \['x'\]"):
+                verb(Twins())
 
     def test_keys_of_a_node_that_invents_its_own_kind_are_their_text(self):
         class Odd:

@@ -7,7 +7,7 @@ HDF5 (`fetch_hdf5_direct`) or by it (`fetch_hdf5_sliced`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from jaxstore.errors import FormatError, MissingError
+from jaxstore.errors import FormatError
+from jaxstore.sources.axes import Axes, axes_of
 from jaxstore.sources.fetch import RowSource
 from jaxstore.sources.fetch_hdf5_codec import chunk_decoder, registered
 from jaxstore.sources.fetch_hdf5_direct import (
@@ -45,7 +46,7 @@ def open_hdf5_arrays(
     where: Any,
     names: Sequence[str] | None,
     *,
-    axis: int | Mapping[str, int] = 0,
+    axis: Axes = 0,
     is_strict: bool,
 ) -> dict[str, RowSource]:
     """The arrays of an HDF5 file by name, each read past HDF5's lock where that can be.
@@ -72,8 +73,8 @@ def open_hdf5_arrays(
     opened = Opened(str(file.filename), data, is_direct, is_strict)
     if isinstance(where, h5py.Dataset):
         name = (where.name or "array").rpartition("/")[2]
-        _check_axes(axis, [name], location=opened.location)
-        return {name: opened.trusted(where, name, _axis(axis, name))}
+        axes = axes_of(axis, [name], location=opened.location)
+        return {name: opened.trusted(where, name, axes[name])}
     return opened.sources(file["/"] if is_path else where, names, axis)
 
 
@@ -87,15 +88,22 @@ class Opened:
     is_strict: bool
 
     def sources(
-        self, root: h5py.Group, names: Sequence[str] | None, axis: int | Mapping[str, int]
+        self, root: h5py.Group, names: Sequence[str] | None, axis: Axes
     ) -> dict[str, RowSource]:
         """Of all names, or of all arrays that can be loaded."""
-        if names is not None:
+        if names is None:
+            items = self._loadable(root)
+        else:
             items = {name: self._named(root, name) for name in names}
-            _check_axes(axis, names, location=self.location)
-            return {
-                name: self.source(item, name, _axis(axis, name)) for name, item in items.items()
-            }
+        axes = axes_of(axis, items, location=self.location)
+        return {name: self._source(item, name, axes[name]) for name, item in items.items()}
+
+    def _loadable(self, root: h5py.Group) -> dict[str, h5py.Dataset]:
+        """All arrays that can be loaded.
+
+        Raises:
+            FormatError: None can.
+        """
         found, reasons = {}, []
         for name, item in items_below(root):
             if not isinstance(item, h5py.Dataset) or not is_array(item):
@@ -103,14 +111,13 @@ class Opened:
             if reason := _links(item) or _refusal(item):
                 reasons.append(f"{name!r} {reason}")
             else:
-                found[name] = self.source(item, name, _axis(axis, name))
+                found[name] = item
         if not found:
             there = " ".join(sorted(reasons)) or "it has no dataset."
             raise FormatError(f"{self.location} holds no array that can be loaded: {there}")
-        _check_axes(axis, list(found), location=self.location)
         return found
 
-    def source(self, dataset: h5py.Dataset, name: str, axis: int) -> RowSource:
+    def _source(self, dataset: h5py.Dataset, name: str, axis: int) -> RowSource:
         """One array whose data lie in the file itself.
 
         Raises:
@@ -252,16 +259,3 @@ def _cut(shape: tuple[int, ...], itemsize: int, axis: int) -> tuple[int, ...]:
     chunks = [max(n, 1) for n in shape]
     chunks[axis] = max(1, min(rows, chunks[axis]))
     return tuple(chunks)
-
-
-def _check_axes(axis: int | Mapping[str, int], names: Sequence[str], *, location: str) -> None:
-    unknown = sorted(set(axis) - set(names)) if isinstance(axis, Mapping) else []
-    if unknown:
-        raise MissingError(
-            f"{location}: a sample axis is given for {', '.join(unknown)}, but the arrays are "
-            f"{', '.join(names)}. Correct the name."
-        )
-
-
-def _axis(axis: int | Mapping[str, int], name: str) -> int:
-    return axis.get(name, 0) if isinstance(axis, Mapping) else axis

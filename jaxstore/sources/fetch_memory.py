@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxstore.errors import FormatError
+from jaxstore.sources.axes import Axes, axes_of
 from jaxstore.sources.fetch import Index, RowSource
 from jaxstore.sources.geometry import Array, ArrayGeometry
 
@@ -20,9 +21,7 @@ _HOST_DEVICES = {1, 3, 11}  # of DLPack: memory of the CPU, and that pinned by C
 _NUMBERS = "biufcV"  # V: some of bfloat16 and the like
 
 
-def memory_arrays(
-    arrays: Mapping[str, Any], *, axis: int | Mapping[str, int] = 0
-) -> dict[str, RowSource]:
+def memory_arrays(arrays: Mapping[str, Any], *, axis: Axes = 0) -> dict[str, RowSource]:
     """Sources of arrays in memory; what is written into them later shows in the rows.
 
     Args:
@@ -33,15 +32,15 @@ def memory_arrays(
     Raises:
         TypeError: This is no array, or not in the memory of the host.
         FormatError: It does not hold numbers, or has no axis.
+        MissingError: An axis is given for none of the arrays.
 
     >>> source = memory_arrays({"x": np.arange(6).reshape(3, 2)})["x"]
     >>> source.geometry.n_samples, source.geometry.inner_shape
     (3, (2,))
     """
+    axes = axes_of(axis, arrays, location="memory")
     return {
-        name: MemoryRows.of(
-            name, host_array(name, values), axis.get(name, 0) if isinstance(axis, Mapping) else axis
-        )
+        name: MemoryRows.of(name, host_array(name, values), axes[name])
         for name, values in arrays.items()
     }
 

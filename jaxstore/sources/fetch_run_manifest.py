@@ -5,7 +5,7 @@ Owned here: which arrays are leaves, and how many draws count. Both are written 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxstore.errors import BusyError, FormatError, MissingError
@@ -18,6 +18,19 @@ def is_run(store: Store) -> bool:
     """Whether a store holds a run."""
     manifest = store.attrs().get(MANIFEST)
     return isinstance(manifest, dict) and manifest.get("kind") == "run"
+
+
+def has_draws(store: Store, names: Sequence[str] | None) -> bool:
+    """Whether what is asked for are draws of a run, not arrays beside them, such as results.
+
+    Args:
+        store: Of a run, or not.
+        names: Of arrays; None for all.
+    """
+    if not is_run(store):
+        return False
+    asked = set(names or ())
+    return not asked or bool(asked & set(arrays_of(store))) or not asked <= set(store.names())
 
 
 def arrays_of(store: Store) -> dict[str, Mapping[str, Json] | None]:

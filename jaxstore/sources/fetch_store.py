@@ -1,4 +1,4 @@
-"""Rows of any jaxstore store, through the store itself.
+"""Rows of any jaxstore store, and of a result, through the store itself.
 
 Owned here: the plain way, also to arrays in memory and to files that are being written.
 """
@@ -6,15 +6,18 @@ Owned here: the plain way, also to arrays in memory and to files that are being 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from jaxstore.errors import BusyError
+from jaxstore.sources.axes import Axes, axes_of
 from jaxstore.sources.fetch import Index, RowSource
 from jaxstore.sources.geometry import Array, ArrayGeometry
-from jaxstore.stores.base import Store
+from jaxstore.stores.base import ArraySpec, Store
+from jaxstore.stores.results import ResultGroup
 
 READ_BYTES = 1 << 20  # less than that costs more in calls than in copies
 
@@ -23,19 +26,50 @@ def store_arrays(
     store: Store,
     names: Sequence[str] | None,
     *,
-    axis: int | Mapping[str, int],
+    axis: Axes,
     is_strict: bool,
 ) -> dict[str, RowSource]:
     """The arrays of an open store that holds no run; the store stays open."""
     held = Held(store.reader())
-    sources: dict[str, RowSource] = {}
-    for name in store.names() if names is None else names:
-        spec = store.spec(name)
-        if spec.shape or names is not None:
-            along = axis.get(name, 0) if isinstance(axis, Mapping) else axis
-            whole = ArrayGeometry(name, spec.shape, spec.chunks, spec.dtype, along)
-            sources[name] = StoreRows.of(whole, held, is_strict=is_strict)
-    return sources
+    specs = {name: store.spec(name) for name in (store.names() if names is None else names)}
+    if names is None:
+        specs = {name: spec for name, spec in specs.items() if spec.shape}
+    axes = axes_of(axis, specs, location=store.location)
+    return {
+        name: StoreRows.of(geometry_of(spec, axes[name]), held, is_strict=is_strict)
+        for name, spec in specs.items()
+    }
+
+
+@runtime_checkable
+class ResultLike(Protocol):
+    """An array of a result: `jaxstore.ResultArray`."""
+
+    @property
+    def group(self) -> ResultGroup:
+        """The result, open."""
+        ...
+
+    @property
+    def spec(self) -> ArraySpec:
+        """What is shown of the array, all of it or its first items."""
+        ...
+
+    @property
+    def address(self) -> str | None:
+        """The same as text that `open_arrays` takes, where there is one."""
+        ...
+
+
+def result_rows(array: ResultLike, *, axis: int, is_strict: bool) -> RowSource:
+    """The rows of an array of a result, through the result, which stays open."""
+    held = Held(array.group, is_ours=False)
+    return StoreRows.of(geometry_of(array.spec, axis), held, is_strict=is_strict)
+
+
+def geometry_of(spec: ArraySpec, axis: int) -> ArrayGeometry:
+    """How an array of a store is cut."""
+    return ArrayGeometry(spec.name, spec.shape, spec.chunks, spec.dtype, axis)
 
 
 def rows_at_once(chunk_rows: int, row_bytes: int) -> int:
@@ -44,11 +78,17 @@ def rows_at_once(chunk_rows: int, row_bytes: int) -> int:
 
 
 class Held:
-    """A store, closed when the last array of it is let go."""
+    """A store, or a result, whose arrays are read.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        store: Open.
+        is_ours: Whether to close it when the last array of it is let go.
+    """
+
+    def __init__(self, store: Store | ResultGroup, *, is_ours: bool = True) -> None:
         self.store = store
-        weakref.finalize(self, store.close)
+        if is_ours:
+            weakref.finalize(self, store.close)
 
 
 @dataclass(slots=True)

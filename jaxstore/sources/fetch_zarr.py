@@ -6,11 +6,12 @@ the bytes mean is `fetch_zarr_codec`, requests and their errors are `stores.blob
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxstore.errors import FormatError, MissingError
+from jaxstore.errors import FormatError
+from jaxstore.sources.axes import Axes, axes_of
 from jaxstore.sources.fetch import Index, RowSource, chunks_along, place_in, unreadable
 from jaxstore.sources.fetch_scratch import Scratch
 from jaxstore.sources.fetch_zarr_codec import PlainCodec
@@ -25,7 +26,7 @@ def open_zarr_arrays(
     where: Any,
     names: Sequence[str] | None,
     *,
-    axis: int | Mapping[str, int] = 0,
+    axis: Axes = 0,
     is_strict: bool,
 ) -> dict[str, RowSource]:
     """The rows of arrays of one Zarr group, or of one array.
@@ -44,17 +45,12 @@ def open_zarr_arrays(
     """
     blobs = blobs_at(where, is_reading=True)
     found = find_arrays(blobs, names)
-    axes = dict.fromkeys(found, axis) if isinstance(axis, int) else axis
-    if unknown := sorted(set(axes) - set(found)):
-        raise MissingError(
-            f"{blobs.location}: a sample axis is given for {', '.join(unknown)}, but the arrays "
-            f"are {', '.join(found) or 'none'}. Correct the name."
-        )
+    axes = axes_of(axis, found, location=blobs.location)
     scratch = Scratch()
     sources: dict[str, RowSource] = {}
     for name, node in found.items():
         stored = stored_array(name, node.array, location=blobs.location, is_strict=is_strict)
-        geometry = ArrayGeometry(name, stored.shape, stored.chunks, stored.dtype, axes.get(name, 0))
+        geometry = ArrayGeometry(name, stored.shape, stored.chunks, stored.dtype, axes[name])
         sources[name] = ZarrSource(geometry, blobs, node.folder, stored, scratch, is_strict)
     return sources
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from jaxstore.errors import FormatError, MissingError
+from jaxstore.sources.axes import Axes, axes_of
 from jaxstore.sources.fetch import RowSource
+from jaxstore.sources.fetch_store import ResultLike, result_rows, store_arrays
 from jaxstore.sources.geometry import ArrayGeometry
 from jaxstore.stores.base import Store
 from jaxstore.stores.icechunk_branch import is_icechunk
 from jaxstore.stores.urls import is_url, local_path, redact
-
-Axes = int | Mapping[str, int]
 
 # "data.zarr:/group/x", but not "s3://bucket", nor "C:/data".
 _ARRAY_IN_PLACE = re.compile(r"(?P<place>.{2,}):/(?P<name>[^/].*)", re.DOTALL)
@@ -37,8 +37,9 @@ def open_arrays(
 
     Args:
         where: A path or URL of HDF5, Zarr or a run, with ":/name" for one array of it; a handle of
-            h5py, zarr or obstore; a run or a leaf of it; an array in memory; or a mapping from
-            label to any of these. A label of a place with several arrays is the name of one.
+            h5py, zarr or obstore; a run or a leaf of it; an array of a result; an array in memory;
+            or a mapping from label to any of these. A label of a place with several arrays is the
+            name of one.
         variables: Names of arrays, or labels of the mapping. None takes all arrays of numbers with
             at least one axis; of a run, its leaves.
         axis: The sample axis, of all or by name; of a run it is that of the draws.
@@ -172,13 +173,14 @@ def array_in_place(where: Any) -> tuple[Any, str | None]:
 
 def _open_mapping(places: Mapping[str, Any], asked: _Asked) -> dict[str, RowSource]:
     labels = list(places) if asked.names is None else asked.names
+    axes = axes_of(asked.axis, labels, location="the mapping")
     there = ", ".join(map(repr, places)) or "nothing"
     sources: dict[str, RowSource] = {}
     for label in labels:
         if label not in places:
             raise MissingError(f"There is no {label!r} in the mapping. There is: {there}.")
-        axis = asked.axis.get(label, 0) if isinstance(asked.axis, Mapping) else asked.axis
-        sources[label] = _open_label(label, places[label], _Asked(None, axis, asked.is_strict))
+        one = _Asked(None, axes[label], asked.is_strict)
+        sources[label] = _open_label(label, places[label], one)
     return sources
 
 
@@ -213,6 +215,8 @@ def _open_place(where: Any, asked: _Asked) -> dict[str, RowSource]:
         return _open_store(where, asked)
     if library is None and is_array(where):
         return _picked(memory_arrays({"x": where}, axis=asked.axis), asked)
+    if library is None and isinstance(where, ResultLike):
+        return _open_result(where, asked)
     if library is None and isinstance(where, LeafLike):
         _check_run_axis(asked)
         return _picked({where.name: open_leaf(where)}, asked)
@@ -223,7 +227,7 @@ def _open_place(where: Any, asked: _Asked) -> dict[str, RowSource]:
     if library is None and not isinstance(where, (str, os.PathLike)):
         raise TypeError(
             f"{type(where).__name__} is no place of arrays. Give a path, a URL, a handle of h5py, "
-            "zarr or obstore, a run, an array, or a mapping of these."
+            "zarr or obstore, a run, an array, one of a result, or a mapping of these."
         )
     return _open_file(where, asked)
 
@@ -236,7 +240,7 @@ def _open_file(where: Any, asked: _Asked) -> dict[str, RowSource]:
         where = local_path(where) or where
     if isinstance(where, (str, os.PathLike)) and not is_url(where) and not Path(where).exists():
         raise MissingError(f"{where}: nothing is there. Correct the path.")
-    if _holds_run(where):
+    if _holds_run(where, asked.names):
         _check_run_axis(asked)
         return open_run_arrays(where, asked.names)
     is_file = isinstance(where, (str, os.PathLike)) and not is_url(where) and Path(where).is_file()
@@ -253,18 +257,27 @@ def _open_file(where: Any, asked: _Asked) -> dict[str, RowSource]:
 
 def _open_store(store: Store, asked: _Asked) -> dict[str, RowSource]:
     from jaxstore.sources.fetch_run import open_run_arrays
-    from jaxstore.sources.fetch_run_manifest import is_run
-    from jaxstore.sources.fetch_store import store_arrays
+    from jaxstore.sources.fetch_run_manifest import has_draws
 
-    if is_run(store):
+    if has_draws(store, asked.names):
         _check_run_axis(asked)
         return open_run_arrays(store, asked.names)
     return store_arrays(store, asked.names, axis=asked.axis, is_strict=asked.is_strict)
 
 
-def _holds_run(where: Any) -> bool:
-    """Whether there is a run at a place."""
-    from jaxstore.sources.fetch_run_manifest import is_run
+def _open_result(array: ResultLike, asked: _Asked) -> dict[str, RowSource]:
+    name, where = array.spec.name, array.address
+    axis = axes_of(asked.axis, [name], location=array.group.location)[name]
+    if where is None:
+        source = result_rows(array, axis=axis, is_strict=asked.is_strict)
+    else:
+        (source,) = open_arrays(where, axis=axis, is_strict=asked.is_strict).values()
+    return _picked({name: source}, asked)
+
+
+def _holds_run(where: Any, names: Sequence[str] | None) -> bool:
+    """Whether there is a run at a place, and names, if any, are of its draws."""
+    from jaxstore.sources.fetch_run_manifest import has_draws
     from jaxstore.stores.location import open_store
 
     if _library(where) is not None and hasattr(where, "dtype"):
@@ -275,7 +288,7 @@ def _holds_run(where: Any) -> bool:
         # Zarr v2, or an array alone, or not what it seems: told by who reads it.
         return False
     try:
-        return is_run(store)
+        return has_draws(store, names)
     finally:
         store.close()
 

@@ -113,7 +113,9 @@ def _has_time(source: Any, dataset: Any) -> bool:
 
 
 def _of_store(source: Any) -> str | None:
-    return None if source.held is None else _of_commit(source.held.store, source.geometry.name)
+    store = None if source.held is None else source.held.store
+    # A result has no number for each of its states.
+    return _of_commit(store, source.geometry.name) if isinstance(store, Store) else None
 
 
 def _of_leaf(source: Any) -> str | None:

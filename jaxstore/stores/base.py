@@ -43,7 +43,7 @@ class ArraySpec:
 class Store(Protocol):
     """Named arrays in groups, each group and array with attributes, under one root.
 
-    Names are paths of plain parts joined by "/"; `tree.encode_key` makes any key a plain part.
+    Names are paths of plain parts joined by "/"; `names.encode_key` makes any key a plain part.
     One writer at a time; reads may run beside it.
     """
 

@@ -8,8 +8,9 @@ that is hidden from jaxstore's own listings.
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Buffer, Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 from zarr.abc.store import Store as AnyZarrStore
@@ -48,6 +49,12 @@ class IcechunkBlobs:
         self._use(session)
         said = str(branch or f"icechunk snapshot {session.snapshot_id}")
         self.location = f"{said} {prefix}".rstrip(" /")
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self.location}: what is open in Icechunk is not pickled, since credentials of its "
+            "storage would go with it. Open the repository there."
+        )
 
     @classmethod
     def of_branch(cls, branch: IcechunkBranch) -> IcechunkBlobs:
@@ -90,16 +97,16 @@ class IcechunkBlobs:
         return found if found is None or place == key else found[: -len(_END)]
 
     def get_view(self, key: str, most_bytes: int, take: Callable[[int], Array]) -> Array | None:
-        """As `get`, as the bytes that Icechunk gave."""
-        return self._seen.get_view(_place_of(key), most_bytes, take)
+        """A document or chunk, as the bytes that Icechunk gave."""
+        return self._seen.get_view(key, most_bytes, take)
 
     def get_into(self, key: str, parts: Sequence[Array]) -> bool:
-        """Fill the parts with the object; whether there is one."""
-        return self._seen.get_into(_place_of(key), parts)
+        """Fill the parts with a document or chunk; whether there is one."""
+        return self._seen.get_into(key, parts)
 
     def get_many(self, keys: Iterable[str], most_bytes: int) -> Iterator[Found]:
-        """As `get` of each key, several at once."""
-        return self._seen.get_many(map(_place_of, keys), most_bytes)
+        """Documents or chunks, several at once."""
+        return self._seen.get_many(keys, most_bytes)
 
     def put(self, key: str, parts: Sequence[Buffer]) -> None:
         """Put the parts as one object."""
@@ -130,7 +137,9 @@ class IcechunkBlobs:
 
     def stamps(self, under: str) -> Iterator[tuple[str, str]] | None:
         """The snapshot of a session that has changed nothing."""
-        return self._seen.stamps(under)
+        if self._session.has_uncommitted_changes:
+            return None
+        return iter([(under, str(self._session.snapshot_id))])
 
     def folders(self, under: str = "") -> list[str]:
         """Names of the folders in a folder."""
@@ -151,16 +160,17 @@ class IcechunkBlobs:
         from icechunk import ConflictError
 
         self._refuse_lost()
-        if not self._session.has_uncommitted_changes:
+        if self._branch is None or not self._session.has_uncommitted_changes:
             return
+        told = {"jaxstore": uuid.uuid4().hex}
         try:
-            self._session.commit(message)
+            self._session.commit(message, told)
         except ConflictError:
             # A commit whose answer was lost is sent again, and then finds itself there.
-            there = self.fresh()
-            if there.get(_DOCUMENT) != self.get(_DOCUMENT):
+            there = self._session_to_read(self._branch)
+            if self._snapshot(there.snapshot_id).metadata != told:
                 self._lose()
-            self._use(there._session)
+            self._use(there)
 
     def discard(self) -> None:
         """Forget what was put and not committed; from now on this is a reader as any other."""
@@ -179,6 +189,10 @@ class IcechunkBlobs:
         tip = self._branch.repository.lookup_branch(self._branch.name)
         if tip != self._session.snapshot_id:
             self._use(self._session_to_read(self._branch))
+
+    def _snapshot(self, snapshot_id: str) -> Any:
+        assert self._branch is not None
+        return next(iter(self._branch.repository.ancestry(snapshot_id=snapshot_id)))
 
     def _session_to_read(self, branch: IcechunkBranch) -> Any:
         return branch.repository.readonly_session(branch.name)
@@ -205,7 +219,7 @@ class IcechunkBlobs:
 
     def _lose(self) -> None:
         assert self._branch is not None
-        tip = next(iter(self._branch.repository.ancestry(branch=self._branch.name)))
+        tip = self._snapshot(self._branch.repository.lookup_branch(self._branch.name))
         self._lost = (
             f"{self.location}: another writer committed {tip.message!r} as snapshot {tip.id} "
             f"after {self._session.snapshot_id}, on which this writer builds. Both stay, this "

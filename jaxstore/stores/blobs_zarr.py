@@ -91,13 +91,8 @@ class ZarrBlobs:
 
         yield from (key.removeprefix(self.prefix) for key in sync(listed()))
 
-    def stamps(self, under: str) -> Iterator[tuple[str, str]] | None:
-        """The snapshot of an Icechunk session that has changed nothing; of other stores nothing."""
-        session = getattr(self.zarr_store, "session", None)
-        snapshot = getattr(session, "snapshot_id", None)
-        if session is None or snapshot is None or session.has_uncommitted_changes:
-            return None
-        return iter([(under, str(snapshot))])
+    def stamps(self, under: str) -> None:
+        """Nothing: zarr's stores do not tell."""
 
     def folders(self, under: str = "") -> list[str]:
         """Names of the folders in a folder."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import itertools
 import os
+import re
 import socket
-from collections.abc import Buffer, Iterator, Sequence
+from collections.abc import Buffer, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from jaxstore.errors import MissingError
@@ -57,15 +59,30 @@ def put_new_file(path: str, parts: Sequence[Buffer], *, durable: bool = False) -
     return True
 
 
+def partial_beside(path: str) -> str:
+    """A fresh name for what will be renamed to this one."""
+    return f"{path}.{socket.gethostname()}-{os.getpid()}-{next(_count)}{_SUFFIX}"
+
+
 def is_partial(path: str) -> bool:
     """Whether this is a file that was never finished."""
     return path.endswith(_SUFFIX)
 
 
+def remove_partials(path: Path) -> None:
+    """Remove what killed processes of this machine left half-written beside a file."""
+    _remove_dead(path.parent.glob(f"{glob.escape(path.name)}.*{_SUFFIX}"))
+
+
+def remove_leftovers(root: Path) -> None:
+    """The same at any depth below a folder."""
+    _remove_dead(root.rglob(f"*{_SUFFIX}"))
+
+
 @contextlib.contextmanager
 def _written_beside(path: str, parts: Sequence[Buffer], *, durable: bool) -> Iterator[str]:
     """A file beside a path with these bytes in it, which is gone in the end."""
-    beside = f"{path}.{socket.gethostname()}-{os.getpid()}-{next(_count)}{_SUFFIX}"
+    beside = partial_beside(path)
     is_moved = False
     try:
         file = os.open(beside, _NEW, 0o666)
@@ -138,11 +155,12 @@ def vanished(root: str) -> MissingError:
     return error
 
 
-def remove_leftovers(root: Path) -> None:
-    """Remove half-written files of processes that are gone from this machine, at any depth."""
-    for path in root.rglob(f"*.{socket.gethostname()}-*{_SUFFIX}"):
-        pid = path.name.removesuffix(_SUFFIX).split("-")[-2]
-        if pid.isdigit() and not is_alive(int(pid)):
+def _remove_dead(partials: Iterable[Path]) -> None:
+    # The dot before the name: another machine's may end in this one's, and its processes may live.
+    mine = re.compile(rf".*\.{re.escape(socket.gethostname())}-(\d+)-\d+{_SUFFIX}", re.DOTALL)
+    for path in partials:
+        found = mine.fullmatch(path.name)
+        if found and not is_alive(int(found[1])):
             path.unlink(missing_ok=True)
 
 

@@ -6,12 +6,12 @@ made for it, so that nothing stale is ever left.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import weakref
 from types import ModuleType
 
 from jaxstore.stores.files import vanished
+from jaxstore.stores.forked_child import let_go_in_child
 
 fcntl: ModuleType | None
 try:
@@ -32,8 +32,7 @@ class FolderLock:
         self._folder = folder
         self._file = _locked(folder)
         if self._file is not None:
-            _let_children_let_go()
-            _held.add(self)
+            let_go_in_child(self)
         self._close = weakref.finalize(self, _close, self._file)
 
     @property
@@ -62,9 +61,9 @@ class FolderLock:
             fcntl.flock(self._file, fcntl.LOCK_UN)
         self._close()
 
-
-_held: weakref.WeakSet[FolderLock] = weakref.WeakSet()
-_is_registered = False
+    def let_go(self) -> None:
+        """In a forked child: the lock is the parent's."""
+        self._close()
 
 
 def _locked(folder: str) -> int | None:
@@ -89,17 +88,3 @@ def _locked(folder: str) -> int | None:
 def _close(file: int | None) -> None:
     if file is not None:
         os.close(file)
-
-
-def _let_children_let_go() -> None:
-    """See to it that a forked child does not hold the lock when this process is killed."""
-    global _is_registered
-    if not _is_registered and hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_close_all)
-        _is_registered = True
-
-
-def _close_all() -> None:
-    for lock in list(_held):
-        with contextlib.suppress(OSError):
-            lock._close()

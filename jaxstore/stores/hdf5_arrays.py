@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxstore.errors import FormatError, MismatchError
 from jaxstore.stores.base import ArraySpec
-from jaxstore.stores.dtypes import fill_value, from_stored, parse_dtype
+from jaxstore.stores.dtypes import fill_value, from_stored, parse_dtype, same_dtype
 from jaxstore.stores.geometry import chunk_regions
 from jaxstore.stores.hdf5_attrs import DTYPE, read_all
 from jaxstore.stores.hdf5_blobs import is_blob
@@ -105,7 +105,7 @@ class StoredArray:
         except ChunkError as error:
             raise error.named(self.name, location=self.location) from error.__cause__
         except (OSError, RuntimeError) as error:
-            where = "".join(f", {text}" for text in [*self.damage(region)][:1])
+            where = next((f", {text}" for text in self.damage(region)), "")
             raise OSError(
                 f"{self.name!r} in {self.location}{where}: cannot be read: {error}"
             ) from error
@@ -214,12 +214,8 @@ def make_array(
 
 def check_write(array: StoredArray, start: Sequence[int], values: Array) -> None:
     """Refuse values that are not of this array, before HDF5 casts or broadcasts them."""
+    same_dtype(array.name, values, array.dtype)
     ndim = len(array.chunks)
-    if values.dtype.newbyteorder("=") != array.dtype:
-        raise MismatchError(
-            f"{array.name!r} holds {array.dtype}, these values are {values.dtype}. "
-            f"Cast them to {array.dtype}."
-        )
     if values.ndim != ndim or len(start) != ndim or min(start, default=0) < 0:
         raise MismatchError(
             f"{array.name!r} has {ndim} axes, so values of shape {values.shape} cannot be put at "

@@ -25,8 +25,8 @@ from types import ModuleType
 from typing import Any
 
 from jaxstore.errors import FormatError
+from jaxstore.stores.files import partial_beside
 from jaxstore.stores.hdf5_chunks import Index
-from jaxstore.stores.hdf5_partials import partial_beside
 
 fcntl: ModuleType | None
 try:
@@ -58,7 +58,7 @@ class ChunkLog:
             raise OSError("no file locks here")
         self._path = log_path(path)
         self.nonce = uuid.uuid4().hex
-        beside = partial_beside(self._path)
+        beside = partial_beside(str(self._path))
         self._file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
         self._close = weakref.finalize(self, os.close, self._file)
         try:
@@ -72,7 +72,7 @@ class ChunkLog:
         except BaseException:
             self._close()
             with contextlib.suppress(OSError):
-                beside.unlink()
+                os.unlink(beside)
             raise
 
     def moving(self, name: str, index: Index | None) -> None:

@@ -7,13 +7,12 @@ one. Which chunks a region touches is `geometry`, the bytes of one chunk `hdf5_c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
 
 from jaxstore.errors import FormatError
-from jaxstore.stores.geometry import chunk_regions
+from jaxstore.stores.geometry import chunk_regions, region_bounds
 from jaxstore.stores.hdf5_codec import ChunkCodec
 
 Array = np.ndarray[Any, Any]
@@ -38,11 +37,8 @@ class ChunkError(Exception):
 
 def bounded(region: Region, shape: tuple[int, ...], *, name: str) -> Region:
     """A slice with both ends for every axis, inside the shape."""
-    if len(region) > len(shape):
-        raise IndexError(f"{name!r}: region {region} has more axes than the shape {shape}")
-    given = [*region, *(slice(None),) * (len(shape) - len(region))]
-    bounds = [part.indices(n) for part, n in zip(given, shape, strict=True)]
-    return tuple(slice(start, max(start, stop)) for start, stop, _ in bounds)
+    starts, lengths = region_bounds(name, region, shape)
+    return tuple(slice(a, a + n) for a, n in zip(starts, lengths, strict=True))
 
 
 def gather(region: Region, codec: ChunkCodec, fill: Any, *, fetch: Fetch, is_strict: bool) -> Array:
@@ -78,18 +74,11 @@ def gather(region: Region, codec: ChunkCodec, fill: Any, *, fetch: Fetch, is_str
 
 def chunks_of(region: Region, chunks: Sequence[int]) -> Iterator[tuple[Index, Region]]:
     """Each chunk that a bounded region touches, with the part of the region inside it."""
-    grid = (
-        range(s.start // n, -(-s.stop // n) if s.stop > s.start else s.start // n)
-        for s, n in zip(region, chunks, strict=True)
-    )
-    for index in product(*grid):
-        yield (
-            index,
-            tuple(
-                slice(max(s.start, i * n), min(s.stop, (i + 1) * n))
-                for i, n, s in zip(index, chunks, region, strict=True)
-            ),
-        )
+    start = tuple(part.start for part in region)
+    shape = tuple(part.stop - part.start for part in region)
+    for part in chunk_regions(start, shape, chunks):
+        inside = zip(start, part.in_values, strict=True)
+        yield part.index, tuple(slice(a + cut.start, a + cut.stop) for a, cut in inside)
 
 
 def places_of(dataset: Any) -> list[tuple[Index, tuple[int, int]]]:

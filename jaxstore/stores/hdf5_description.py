@@ -60,7 +60,6 @@ def describe(root: h5py.Group, *, version: int) -> dict[str, Json]:
     arrays: dict[str, Json] = {}
     attrs = {"": read_all(root)}
     labels: dict[str, list[str]] = {}
-
     for name, item in items_below(root):
         if isinstance(item, h5py.Dataset) and is_labels(item):
             labels[name] = read_labels(item)

@@ -18,18 +18,14 @@ from pathlib import Path
 import h5py
 
 from jaxstore.errors import BusyError, ExistsError, FormatError, MissingError
-from jaxstore.stores.files import sync_folder
+from jaxstore.stores.files import partial_beside, sync_folder
+from jaxstore.stores.hdf5_flags import SIGNATURE
 from jaxstore.stores.hdf5_journal import recover
-from jaxstore.stores.hdf5_partials import partial_beside
+from jaxstore.stores.hdf5_lock import CAN_LOCK, free, share
 from jaxstore.stores.hdf5_record import read_beside
 from jaxstore.stores.hdf5_stuck import is_stuck
+from jaxstore.stores.holder import subject
 
-try:
-    import fcntl
-except ImportError:  # Windows: readers close the file after each operation instead
-    fcntl = None  # type: ignore[assignment]
-
-CAN_UNLOCK = fcntl is not None
 _PATIENCE_S = 10.0  # of a writer with readers; one read takes far less
 _PAUSE_S = 0.002
 # HDF5 has one descriptor of a file, and so one lock, for all who have it open in a process.
@@ -46,7 +42,7 @@ def create_file(path: Path, *, durable: bool) -> h5py.File:
     _make_folder(path.parent, durable=durable)
     if os.path.lexists(path):
         raise _exists(path)
-    partial = partial_beside(path)
+    partial = Path(partial_beside(str(path)))
     file = new_file(partial)
     try:
         file.flush()  # before the first flush a killed writer leaves a file that does not open
@@ -139,21 +135,13 @@ def sync_file(file: h5py.File) -> None:
 
 def lock(file: h5py.File, path: Path) -> None:
     """Take the lock of a reader on a file that is open already."""
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(file.id.get_vfd_handle(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise _busy(path, is_read=False) from None
-    except OSError as error:  # HDF5 ignores a file system without locks, and so do we
-        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-            raise
+    if not share(file.id.get_vfd_handle()):
+        raise _busy(path, is_read=False)
 
 
 def unlock(file: h5py.File) -> None:
     """Give back the lock of a file that stays open for reading."""
-    if fcntl is not None:
-        fcntl.flock(file.id.get_vfd_handle(), fcntl.LOCK_UN)
+    free(file.id.get_vfd_handle())
 
 
 def let_write(file: h5py.File, holder: object) -> None:
@@ -220,14 +208,11 @@ def _exists(path: Path) -> ExistsError:
 
 def _is_only_read(path: Path) -> bool:
     """Whether those who have a file locked only read it."""
-    if fcntl is None:
-        return False
     try:
         with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return CAN_LOCK and share(file.fileno())
     except OSError:
         return False
-    return True
 
 
 def _busy(path: Path, *, is_read: bool) -> BusyError:
@@ -240,9 +225,10 @@ def _busy(path: Path, *, is_read: bool) -> BusyError:
     with suppress(FormatError, OSError):
         beside = read_beside(path)
         holder = beside.holder if beside is not None else None
-    known = holder is not None and not holder.is_gone  # else a program that tells nothing
+    if holder is not None and holder.is_gone:  # then it is a program that tells nothing
+        holder = None
     return BusyError(
-        f"{path}: {f'{holder},' if known else 'Another process'} has the file open for writing. "
+        f"{path}: {subject(holder)} has the file open for writing. "
         "Try again when it has finished or closed it."
     )
 
@@ -253,8 +239,11 @@ def _what(path: Path) -> str:
         return "it is a directory" + (" with a Zarr store" if is_zarr else "")
     with path.open("rb") as file:
         head = file.read(8)
-    if head == b"\x89HDF\r\n\x1a\n":
-        return "it is an HDF5 file, but damaged or cut short"
+    if head == SIGNATURE:
+        return (
+            "it is an HDF5 file, but damaged or cut short; if a run was killed here, run it again "
+            "with resume=True, else restore the file from a copy"
+        )
     return f"it begins with {head!r}" if head else "it is empty"
 
 

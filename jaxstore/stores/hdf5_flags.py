@@ -1,7 +1,8 @@
 """The flag by which HDF5 marks a file as open, taken out of what is written of it.
 
-Owned here: the superblock of version 3, which files with `libver="latest"` have. HDF5 refuses to
-open a file with that flag, so a kill would lock everybody out of a file that is sound.
+Owned here: how a superblock begins, and that of version 3, which files with `libver="latest"`
+have. HDF5 refuses to open a file with that flag, so a kill would lock everybody out of a file that
+is sound.
 
 The checksum is Bob Jenkins' lookup3 (2006), https://burtleburtle.net/bob/c/lookup3.c
 """
@@ -10,14 +11,14 @@ from __future__ import annotations
 
 import struct
 
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+SIGNATURE = b"\x89HDF\r\n\x1a\n"  # at the start of a file, or behind its user block
 _FLAGS = 11  # their offset
 _MASK = 0xFFFFFFFF
 
 
 def without_flags(data: bytes) -> bytes:
     """The bytes of a superblock, of any version, as those of a file that nobody has open."""
-    if data[:8] != _SIGNATURE or data[8] != 3 or not data[_FLAGS]:
+    if data[:8] != SIGNATURE or data[8] != 3 or not data[_FLAGS]:
         return data
     n = 12 + 4 * data[9]  # four offsets follow; then the checksum
     clean = data[:_FLAGS] + b"\0" + data[_FLAGS + 1 : n]

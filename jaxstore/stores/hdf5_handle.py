@@ -20,7 +20,6 @@ import h5py
 
 from jaxstore.errors import BusyError, JaxstoreError
 from jaxstore.stores.hdf5_file import (
-    CAN_UNLOCK,
     create_file,
     detach,
     disk_error,
@@ -29,6 +28,7 @@ from jaxstore.stores.hdf5_file import (
     open_file,
     unlock,
 )
+from jaxstore.stores.hdf5_lock import CAN_LOCK
 from jaxstore.stores.hdf5_opened import Life, Opened
 from jaxstore.stores.hdf5_stuck import keep_stuck
 
@@ -229,7 +229,7 @@ class FileHandle:
         # it may write, when closed, one that a writer of this process had open too.
         n_open = h5py.h5f.get_obj_count(file.id, h5py.h5f.OBJ_FILE)
         readers = [self] if n_open == 1 else self._readers_of(self._path)
-        if not CAN_UNLOCK or n_open != len(readers) or file.mode != "r":
+        if not CAN_LOCK or n_open != len(readers) or file.mode != "r":
             if file.mode == "r" and is_let(file) and not any(r._users for r in readers):
                 unlock(file)  # whoever stays would keep a lock that nobody wants
             self.release()

@@ -26,10 +26,9 @@ import h5py
 import numpy as np
 
 from jaxstore.errors import FormatError
-from jaxstore.stores.files import put_file, sync_folder
+from jaxstore.stores.files import put_file, remove_partials, sync_folder
 from jaxstore.stores.hdf5_attrs import WRITTEN
 from jaxstore.stores.hdf5_lock import locked
-from jaxstore.stores.hdf5_partials import remove_partials
 from jaxstore.stores.hdf5_record import packed_text, parse_packed
 from jaxstore.stores.holder import Holder
 
@@ -123,8 +122,6 @@ def recover(path: Path) -> None:
     """
     if not journal_path(path).exists():
         return
-    if not path.exists():
-        return  # for whoever misses it
     with locked(path) as is_mine:
         if is_mine:
             settle_journal(path)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import time
-import weakref
 from pathlib import Path
 
 from jaxstore.errors import BusyError
-from jaxstore.stores.hdf5_flags import without_flags
+from jaxstore.stores.forked_child import let_go_in_child
+from jaxstore.stores.hdf5_flags import SIGNATURE, without_flags
 from jaxstore.stores.hdf5_journal import (
     TOUCH_S,
     Journal,
@@ -27,7 +27,7 @@ from jaxstore.stores.hdf5_journal import (
 )
 from jaxstore.stores.hdf5_lock import lock_file
 from jaxstore.stores.hdf5_overlay import Overlay
-from jaxstore.stores.holder import Holder
+from jaxstore.stores.holder import Holder, subject
 
 
 class JournalledFile:
@@ -52,7 +52,7 @@ class JournalledFile:
         self._touched_s = time.monotonic()
         self._error: BaseException | None = None
         self._is_committing = False
-        _held.add(self)
+        let_go_in_child(self)
         self._put_journal()
 
     def __repr__(self) -> str:
@@ -207,7 +207,7 @@ class JournalledFile:
 
     def _is_superblock(self, offset: int) -> bool:
         is_place = offset == 0 or (offset >= 512 and offset & (offset - 1) == 0)
-        return is_place and os.pread(self._file, 8, offset) == b"\x89HDF\r\n\x1a\n"
+        return is_place and os.pread(self._file, 8, offset) == SIGNATURE
 
     def _fail(self, error: BaseException) -> None:
         if self._error is None:
@@ -228,7 +228,6 @@ def open_journalled(path: Path, *, durable: bool) -> JournalledFile:
         raise _busy(path)
     try:
         settle_journal(path)
-        _let_children_let_go()
         return JournalledFile(path, file, epoch=epoch_of(path), durable=durable)
     except BaseException:
         os.close(file)
@@ -237,24 +236,7 @@ def open_journalled(path: Path, *, durable: bool) -> JournalledFile:
 
 def _busy(path: Path) -> BusyError:
     journal = read_journal(path)
-    who = "Another program" if journal is None or journal.holder is None else str(journal.holder)
+    who = subject(journal.holder if journal else None, unknown="Another program")
     return BusyError(
         f"{path}: {who} has the file open. Try again when it has finished or closed it."
     )
-
-
-_held: weakref.WeakSet[JournalledFile] = weakref.WeakSet()
-_is_registered = False
-
-
-def _let_children_let_go() -> None:
-    """See to it that a forked child does not hold the lock when this process is killed."""
-    global _is_registered
-    if not _is_registered and hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_close_all)
-        _is_registered = True
-
-
-def _close_all() -> None:
-    for file in list(_held):
-        file.let_go()

@@ -36,6 +36,7 @@ from jaxstore.stores.hdf5_record import (
     parse_packed,
     read_beside,
 )
+from jaxstore.stores.holder import subject
 from jaxstore.stores.limits import check_memory
 
 PATIENCE_S = 2.0  # for what a writer does between two steps of its own, such as sealing a file
@@ -157,8 +158,9 @@ class LiveFile:
             self._refresh()
             array = self._array(name)
             part = bounded(region, self._shapes[name], name=name)
-            shape = [s.stop - s.start for s in part]
-            check_memory(math.prod(shape) * array.dtype.itemsize, repr(name))
+            shape = tuple(s.stop - s.start for s in part)
+            what = f"{name!r} in {self._path}: the region of {shape}"
+            check_memory(math.prod(shape) * array.dtype.itemsize, what)
             error: ChunkError | None = None
             since = self._index.n_bytes
             try:
@@ -193,7 +195,10 @@ class LiveFile:
                     yield text
                     break
             else:
-                raise BusyError(f"{name!r} in {self._path}: chunk {index} is being written again.")
+                raise BusyError(
+                    f"{name!r} in {self._path}: chunk {index} is being written again. "
+                    "Try again after the next commit."
+                )
 
     def _gather(
         self, name: str, array: DescribedArray, region: Region, *, is_strict: bool
@@ -223,16 +228,19 @@ class LiveFile:
     def _refresh(self) -> None:
         """Take up what was committed last."""
         until = time.monotonic() + PATIENCE_S
-        while not self._take_up():
+        while True:
+            with self._lock:
+                if self._take_up():
+                    return
             if time.monotonic() > until:
-                raise BusyError(f"{self._path}: its writer has stopped in the midst of a commit.")
+                raise BusyError(
+                    f"{self._path}: its writer has stopped in the midst of a commit. Try again "
+                    "once it goes on or has ended."
+                )
             time.sleep(PAUSE_S)
 
     def _take_up(self) -> bool:
-        with self._lock:
-            return self._is_current()
-
-    def _is_current(self) -> bool:
+        """Take it up; False if it tells of a description that is not there yet."""
         self._index.check()
         found = beside_bytes(self._path)
         if found is None:
@@ -252,10 +260,12 @@ class LiveFile:
             self._description = parse_description(
                 parse_packed(text, location=str(where)), location=str(where)
             )
+            if live["version"] > self._description.version:
+                return False
         self._index.advance(live["log_bytes"])
         self._record, self._beside = beside.record, found
         self._shapes = {name: tuple(shape) for name, shape in live["shapes"].items()}
-        return live["version"] <= self._description.version
+        return True
 
     def _array(self, name: str) -> DescribedArray:
         if name not in self._shapes:
@@ -274,10 +284,10 @@ class LiveFile:
 
 
 def _not_to_be_read(path: Path, beside: Beside) -> BusyError:
-    who = "Another process" if beside.holder is None else str(beside.holder)
+    who = subject(beside.holder)
     if beside.record is None:
-        return BusyError(f"{path}: {who}, writes it and has not committed yet. Try again later.")
+        return BusyError(f"{path}: {who} writes it and has not committed yet. Try again later.")
     return BusyError(
-        f"{path}: {who}, has the file open for writing, and not so that it could be read "
+        f"{path}: {who} has the file open for writing, and not so that it could be read "
         "meanwhile. Try again when it has finished or closed it."
     )

@@ -15,13 +15,12 @@ import h5py
 
 from jaxstore.errors import FormatError
 from jaxstore.stores.base import Json
-from jaxstore.stores.files import put_file
+from jaxstore.stores.files import put_file, remove_partials
 from jaxstore.stores.hdf5_attrs import COMMIT
 from jaxstore.stores.hdf5_chunk_log import ChunkLog, log_path
 from jaxstore.stores.hdf5_chunks import Index, places_of
 from jaxstore.stores.hdf5_codec import codec_of
 from jaxstore.stores.hdf5_description import describe, description_path
-from jaxstore.stores.hdf5_partials import remove_partials
 from jaxstore.stores.hdf5_record import (
     Beside,
     packed_text,
@@ -109,7 +108,7 @@ class LiveWriter:
         """
         replace_beside(self._path, Beside(record, live, self._holder), durable=self._durable)
         if live is None:
-            remove_told(self._path)
+            _remove_told(self._path)
 
     @property
     def is_telling(self) -> bool:
@@ -136,7 +135,7 @@ class LiveWriter:
             if self._log is not None:
                 self._log.end(is_kept=False)
                 self._log = None
-            remove_told(self._path)
+            _remove_told(self._path)
         self._break()
 
     def _tell(self, root: h5py.Group, shape_of: ShapeOf) -> dict[str, Json]:
@@ -173,7 +172,7 @@ class LiveWriter:
             self._log = None
 
 
-def remove_told(path: Path) -> None:
+def _remove_told(path: Path) -> None:
     """Remove what a writer told of a file, when no record counts on it."""
     for told in (description_path(path), log_path(path)):
         with contextlib.suppress(OSError):

@@ -20,6 +20,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+CAN_LOCK = fcntl is not None  # else readers close the file after each operation
 _PATIENCE_S = 10.0  # with readers, who have the lock only while they read
 _PAUSE_S = 0.002
 
@@ -51,7 +52,7 @@ def lock_file(path: Path, how: int) -> int | None:
             is_mine = _take(file) and _is_still(path, file)
             if is_mine:
                 return file
-            if not _is_only_read(file) or time.monotonic() > until:
+            if not (CAN_LOCK and share(file)) or time.monotonic() > until:
                 return None
         finally:
             if not is_mine:
@@ -76,6 +77,17 @@ def shared(path: Path) -> Iterator[int]:
         os.close(file)
 
 
+def share(file: int) -> bool:
+    """Take the lock of an open file together with other readers; False if a writer has it."""
+    return fcntl is None or _flock(file, fcntl.LOCK_SH)
+
+
+def free(file: int) -> None:
+    """Give back the lock of a file that stays open."""
+    if fcntl is not None:
+        _flock(file, fcntl.LOCK_UN)
+
+
 def _is_still(path: Path, file: int) -> bool:
     try:
         return os.path.samestat(os.fstat(file), os.stat(path))
@@ -84,11 +96,10 @@ def _is_still(path: Path, file: int) -> bool:
 
 
 def _take(file: int) -> bool:
-    return _flock(file, fcntl.LOCK_EX) if fcntl is not None else False
-
-
-def _is_only_read(file: int) -> bool:
-    return _flock(file, fcntl.LOCK_SH) if fcntl is not None else False
+    try:
+        return fcntl is not None and _flock(file, fcntl.LOCK_EX)
+    except OSError:  # NFS gives none of a file that is open for reading
+        return False
 
 
 def _flock(file: int, how: int) -> bool:
@@ -98,5 +109,6 @@ def _flock(file: int, how: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:  # HDF5 ignores a file system without locks, and so do we
-        return error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
     return True

@@ -51,7 +51,7 @@ def check_name(name: str) -> None:
     if wrong := [part for part in parts if part in ("", ".", "..") or not is_text(part)]:
         raise FormatError(
             f"{name!r} is no name of an array or group: {wrong[0]!r} is no plain part. "
-            "Encode the parts with `tree.encode_key`."
+            "Encode the parts with `names.encode_key`."
         )
 
 

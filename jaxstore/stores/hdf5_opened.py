@@ -29,18 +29,25 @@ class Opened:
     def __post_init__(self) -> None:
         object.__setattr__(self, "file", self.root.file)
 
-    def array(self, name: str, *, location: str) -> StoredArray:
+    def array(self, name: str, *, location: str, group: str = "") -> StoredArray:
         """The array of a name.
+
+        Args:
+            name: Below the group.
+            location: Of the group, for messages.
+            group: Below the root, "" for the root.
 
         Raises:
             MissingError: There is none; the message lists those there are.
         """
-        array = self.arrays.get(name)
+        key = f"{group}/{name}"
+        array = self.arrays.get(key)
         if array is None:
-            array = find_array(self.root, name, location=location)
+            root = self.root[group] if group else self.root
+            array = find_array(root, name, location=location)
             if array is None:
-                raise missing(self.root, name, location=location)
-            self.arrays[name] = array
+                raise missing(root, name, location=location)
+            self.arrays[key] = array
         return array
 
 

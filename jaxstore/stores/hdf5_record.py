@@ -120,7 +120,7 @@ def replace_beside(path: Path, beside: Beside, *, durable: bool) -> None:
 
 def record_text(record: Mapping[str, Json]) -> str:
     """The record as it lies inside a file."""
-    return json.dumps(_packed({"record": dict(record)}))
+    return packed_text({"record": dict(record)})
 
 
 def parse_record(text: str, *, location: str) -> dict[str, Json]:
@@ -129,9 +129,9 @@ def parse_record(text: str, *, location: str) -> dict[str, Json]:
     Raises:
         FormatError: It is damaged.
     """
-    record: dict[str, Json] = _checked(_parsed(text, location=location), location=location)[
-        "record"
-    ]
+    record = parse_packed(text, location=location).get("record")
+    if not isinstance(record, dict):
+        raise _damaged(location, f"it is {record!r:.40}")
     return record
 
 

@@ -83,6 +83,17 @@ class Holder:
 _SOMEBODY = Holder("", 0, "", "")
 
 
+def subject(holder: Holder | None, *, unknown: str = "Another process") -> str:
+    """A writer as the subject of a sentence.
+
+    >>> f"{subject(Holder('node7', 123, '2026-01-01', ''))} writes it"
+    'process 123 on node7, since 2026-01-01, writes it'
+    >>> f"{subject(None)} writes it"
+    'Another process writes it'
+    """
+    return unknown if holder is None else f"{holder},"
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process of this machine is there."""
     try:

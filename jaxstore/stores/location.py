@@ -11,12 +11,11 @@ from typing import Any
 
 from jaxstore.errors import FormatError, MissingError
 from jaxstore.stores.base import Store
+from jaxstore.stores.hdf5_flags import SIGNATURE
 from jaxstore.stores.icechunk_branch import branch_of
-from jaxstore.stores.urls import is_url, local_path
-from jaxstore.stores.urls import redact as redact
+from jaxstore.stores.urls import is_url, local_path, redact
 
 _HDF5_SUFFIXES = {".h5", ".hdf5", ".he5"}
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MOST_SIGNATURE_BYTES = 1 << 20  # HDF5 lets a user block of 512, 1024, 2048, ... bytes go before
 
 
@@ -150,7 +149,7 @@ def _is_hdf5(path: Path) -> bool:
         offset = 0
         while offset <= _MOST_SIGNATURE_BYTES:
             file.seek(offset)
-            if file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE:
+            if file.read(len(SIGNATURE)) == SIGNATURE:
                 return True
             offset = max(512, 2 * offset)
     raise FormatError(f"{path} is neither an HDF5 file nor a Zarr folder. Correct the path.")

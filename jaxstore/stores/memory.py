@@ -27,9 +27,7 @@ class _Stored:
     """An array and its present shape."""
 
     spec: ArraySpec
-    data: (
-        GrowingArray  # axis 1 first where there is one, since draws are appended; a scalar is a row
-    )
+    data: GrowingArray  # axis 1 first where there is one: draws are appended; a scalar is a row
 
 
 class MemoryStore:

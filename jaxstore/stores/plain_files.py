@@ -93,7 +93,7 @@ class PlainFiles:
         path = f"{self._root}/{key}"
         try:
             self._check_folder(os.path.dirname(key))
-            if os.path.islink(path) if not hasattr(os, "O_NOFOLLOW") else False:
+            if not hasattr(os, "O_NOFOLLOW") and os.path.islink(path):
                 raise self._link(key)
             return os.open(path, _FLAGS)
         except (FileNotFoundError, NotADirectoryError):

@@ -153,6 +153,21 @@ class ResultPlace(Protocol):
         """
         ...
 
+    def groups(self) -> list[str]:
+        """Groups below it in which results lie, outer ones first: "day1/fits"; writes nothing.
+
+        Plain groups are looked into, not results. A place that is not there has none.
+        """
+        ...
+
+    def within(self, group: str) -> ResultPlace:
+        """A group below it as a place, with the same settings.
+
+        Raises:
+            TypeError: In memory, where there are no groups.
+        """
+        ...
+
     def create(
         self, name: str, *, manifest: Mapping[str, Json], specs: Sequence[ArraySpec], n_units: int
     ) -> ResultGroup:

@@ -7,6 +7,7 @@ neither what else is in the file nor what is marked: see `hdf5_journal`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from os import PathLike
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import h5py
 from jaxstore.errors import BusyError, JaxstoreError
 from jaxstore.stores.base import ArraySpec, Json
 from jaxstore.stores.hdf5_codec import filter_options
-from jaxstore.stores.hdf5_names import find_item, free_place
+from jaxstore.stores.hdf5_names import find_item, free_place, items_below
 from jaxstore.stores.hdf5_opened import Opened
 from jaxstore.stores.results import ResultGroup, Role
 from jaxstore.stores.results_hdf5_file import Access, ReaderAccess, UserAccess, WriterAccess
@@ -97,6 +98,24 @@ class HDF5Results:
         finally:
             access.close()
         yield from found
+
+    def groups(self) -> list[str]:
+        """Groups below it in which results lie, outer ones first."""
+        access = self._access("reader", claim="")
+        if access is None:
+            return []
+        try:
+            with access.reading() as opened:
+                place = find_item(opened.root, self._group, location=self.location)
+                return _groups_of_results(place) if isinstance(place, h5py.Group) else []
+        finally:
+            access.close()
+
+    def within(self, group: str) -> HDF5Results:
+        """A group below it as a place, with the same settings."""
+        found = copy(self)
+        found._group = self._path(group.strip("/"))
+        return found
 
     def create(
         self, name: str, *, manifest: Mapping[str, Json], specs: Sequence[ArraySpec], n_units: int
@@ -194,3 +213,10 @@ class HDF5Results:
             if isinstance(place.get(name, getlink=True), h5py.HardLink)
         )
         return [(name, i) for name, i in items if isinstance(i, h5py.Group) and RESULT in i.attrs]
+
+
+def _groups_of_results(place: h5py.Group) -> list[str]:
+    items = items_below(place)
+    found = [path for path, i in items if isinstance(i, h5py.Group) and RESULT in i.attrs]
+    inside = tuple(f"{path}/" for path in found)
+    return sorted({path.rpartition("/")[0] for path in found if not path.startswith(inside)} - {""})

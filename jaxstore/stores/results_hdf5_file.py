@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Protocol
 import h5py
 
 from jaxstore.errors import BusyError, FormatError, JaxstoreError, MissingError
+from jaxstore.stores.files import remove_partials
 from jaxstore.stores.hdf5_file import check_plain, create_file, sync_file
 from jaxstore.stores.hdf5_group_handle import GroupHandle
 from jaxstore.stores.hdf5_handle import FileHandle
@@ -25,7 +26,6 @@ from jaxstore.stores.hdf5_journal import epoch_in, write_epoch
 from jaxstore.stores.hdf5_journalled import open_journalled
 from jaxstore.stores.hdf5_mending import mend, settle
 from jaxstore.stores.hdf5_opened import Opened
-from jaxstore.stores.hdf5_partials import remove_partials
 
 
 class Access(Protocol):

@@ -17,9 +17,8 @@ import numpy as np
 from jaxstore.errors import BusyError, MismatchError
 from jaxstore.stores.base import ArraySpec, Json
 from jaxstore.stores.dtypes import to_stored
-from jaxstore.stores.hdf5_arrays import StoredArray, check_write, find_array
+from jaxstore.stores.hdf5_arrays import StoredArray, check_write
 from jaxstore.stores.hdf5_chunks import bounded
-from jaxstore.stores.hdf5_names import missing
 from jaxstore.stores.hdf5_opened import Opened
 from jaxstore.stores.hdf5_scales import fit_dims
 from jaxstore.stores.results import DONE, Array, Marks, Region, Regions, Role
@@ -263,20 +262,10 @@ class HDF5Result:
             )
 
     def _group(self, opened: Opened) -> h5py.Group:
-        key = f"{self._path}/"
-        if (group := opened.arrays.get(key)) is None:
-            group = opened.arrays[key] = opened.root[self._path]
-        return group
+        return opened.root[self._path]
 
     def _array(self, opened: Opened, name: str) -> StoredArray:
-        key = f"{self._path}/{name}"
-        if (array := opened.arrays.get(key)) is None:
-            group = self._group(opened)
-            array = find_array(group, name, location=self.location)
-            if array is None:
-                raise missing(group, name, location=self.location)
-            opened.arrays[key] = array
-        return array
+        return opened.array(name, location=self.location, group=self._path)
 
 
 def location_in(access: Access, path: str) -> str:

@@ -51,7 +51,6 @@ class HDF5Member:
             )
             _fill(access, described, location=result.location)
         self._own = HDF5Result(access, "/", role="owner", filters={}, parts=None, durable=durable)
-        self._is_closed = False
 
     @property
     def name(self) -> str:

@@ -27,8 +27,7 @@ from jaxstore.stores.hdf5_arrays import StoredArray, find_array
 from jaxstore.stores.hdf5_chunks import bounded, chunks_of
 from jaxstore.stores.hdf5_journal import remove_journal, settle_journal
 from jaxstore.stores.hdf5_lock import lock_file, shared
-from jaxstore.stores.hdf5_partials import remove_partials
-from jaxstore.stores.holder import Holder
+from jaxstore.stores.holder import Holder, subject
 from jaxstore.stores.results import DONE, Marks, Regions
 from jaxstore.stores.results_hdf5_layout import Layout, read_marks
 
@@ -74,8 +73,8 @@ class Parts:
             self._lock = FolderLock(str(folder))
         except BlockingIOError:
             raise BusyError(
-                f"{folder}: {_owner_of(folder) or 'another owner'} shares this result with "
-                "members. Try again when it has finished."
+                f"{folder}: {subject(_owner_of(folder), unknown='Another owner')} shares this "
+                "result with members. Try again when it has finished."
             ) from None
 
     @classmethod
@@ -131,8 +130,7 @@ class Parts:
         """Remove the folder, when all is joined."""
         for name in (_DESCRIPTION, _TURN):  # members look for the first before they come in
             (self.folder / name).unlink(missing_ok=True)
-            remove_partials(self.folder / name)
-        for left in self.folder.glob("*.partial"):  # of parts that were never made
+        for left in self.folder.glob("*.partial"):  # never finished, by whomever
             left.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # somebody put another file into it
             self.folder.rmdir()
@@ -151,7 +149,7 @@ def read_description(folder: Path, *, location: str) -> Description:
     try:
         head = json.loads((folder / _DESCRIPTION).read_text())
     except FileNotFoundError:
-        raise not_shared(location) from None
+        raise _not_shared(location) from None
     layouts = tuple(map(Layout.from_json, head["arrays"]))
     return Description(layouts, head["n_units"], head["turn"])
 
@@ -167,13 +165,13 @@ def turn_of(folder: Path, turn: str, *, location: str) -> Iterator[None]:
         try:
             file = stack.enter_context(shared(folder / _TURN))
         except FileNotFoundError:
-            raise not_shared(location) from None
+            raise _not_shared(location) from None
         if os.read(file, len(turn) + 1) != turn.encode():
-            raise not_shared(location)
+            raise _not_shared(location)
         yield
 
 
-def not_shared(location: str) -> BusyError:
+def _not_shared(location: str) -> BusyError:
     """The error of a member whose owner does not share, or whose place another owner took."""
     return BusyError(
         f"{location}: its owner shares it with no member, or another owner took over. "
@@ -200,7 +198,7 @@ class Part:
     def __enter__(self) -> Part:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self._file.close()
 
     def marks(self) -> Marks:

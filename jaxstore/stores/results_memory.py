@@ -66,6 +66,14 @@ class MemoryResults:
         for name, result in sorted(self._results.items()):
             yield name, json.loads(result.manifest)
 
+    def groups(self) -> list[str]:
+        """None: it has no groups."""
+        return []
+
+    def within(self, group: str) -> MemoryResults:
+        """Nothing: it has no groups."""
+        raise TypeError(f"memory is a place without groups. Leave out group={group!r}.")
+
     def create(
         self, name: str, *, manifest: Mapping[str, Json], specs: Sequence[ArraySpec], n_units: int
     ) -> MemoryResult:

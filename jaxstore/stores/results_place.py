@@ -48,11 +48,11 @@ def results_at(
     'new.zarr/measurement/fits'
     """
     if hasattr(where, "manifests"):
-        return _only(where, group)
+        return where.within(group) if group else where
     if isinstance(where, str) and where == MEMORY:
         from jaxstore.stores.results_memory import MemoryResults
 
-        return _only(MemoryResults(), group)
+        return MemoryResults().within(group) if group else MemoryResults()
     if is_icechunk(where):
         raise TypeError(
             "results are not written into Icechunk: several processes fill one, and there each "
@@ -72,12 +72,6 @@ def results_at(
     from jaxstore.stores.results_zarr import ZarrResults
 
     return ZarrResults(place, **settings)
-
-
-def _only(place: ResultPlace, group: str) -> ResultPlace:
-    if group:
-        raise TypeError(f"{place.location} is a place without groups. Leave out group={group!r}.")
-    return place
 
 
 def _split(where: Any) -> tuple[Any, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import get_args
 
 import numpy as np
 
@@ -17,7 +18,6 @@ from jaxstore.stores.results import DONE, Marks, Role
 STATUS = "_status"  # the group of the marks
 _NAME = re.compile(r"[^/\\\0\ud800-\udfff]{1,255}")
 _WRITER = re.compile(r"[A-Za-z0-9-]{1,100}")
-_ROLES = ("reader", "owner", "member")
 
 
 def check_result_name(name: str) -> None:
@@ -44,8 +44,8 @@ def check_role(role: Role, writer: str) -> None:
 
     >>> check_role("member", "rank-3")
     """
-    if role not in _ROLES:
-        raise ValueError(f"role must be one of {', '.join(_ROLES)}, got {role!r}")
+    if role not in get_args(Role):
+        raise ValueError(f"role must be one of {', '.join(get_args(Role))}, got {role!r}")
     if role == "member" and not _WRITER.fullmatch(writer):
         raise ValueError(f"writer of a member must be letters, digits and hyphens, got {writer!r}")
 

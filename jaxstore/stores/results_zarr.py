@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 from jaxstore.errors import BusyError, ExistsError, FormatError
@@ -28,6 +29,13 @@ from jaxstore.stores.results_roles import (
     check_role,
     no_result,
 )
+from jaxstore.stores.results_zarr_groups import (
+    MANIFEST,
+    documents_below,
+    groups_of_results,
+    manifest_of,
+    root_in,
+)
 from jaxstore.stores.results_zarr_marks import ZarrMarks, remove_all
 from jaxstore.stores.urls import is_url
 from jaxstore.stores.zarr3 import ZarrStore
@@ -36,7 +44,6 @@ from jaxstore.stores.zarr3_documents import DOCUMENT, group_document
 from jaxstore.stores.zarr3_hierarchy import check_name
 from jaxstore.stores.zarr3_parse import parse_document
 
-MANIFEST = "jaxstore_result"  # attribute of the root of a result, as text; written last
 _OF_V2 = (".zgroup", ".zarray", ".zmetadata")
 _MODES = {"reader": "r", "owner": "r+", "member": "guest"}
 _KEPT_IN_LEASE = 6  # so that a lease is renewed in time, however slow the server is once
@@ -64,10 +71,8 @@ class ZarrResults:
         checksum: bool = True,
         durable: bool = False,
     ) -> None:
-        self._levels = [blobs_at(where, durable=durable)]  # of the place, the outermost first
-        for part in group.strip("/").split("/") if group.strip("/") else ():
-            check_name(part)
-            self._levels.append(self._levels[-1].below(part))
+        # Of the place, the outermost first.
+        self._levels = _levels(blobs_at(where, durable=durable), group)
         self._settings: dict[str, Any] = {"compression": compression, "checksum": checksum}
 
     @property
@@ -85,22 +90,26 @@ class ZarrResults:
 
     def manifests(self) -> Iterator[tuple[str, dict[str, Json]]]:
         """Names and manifests of all results, in order of names."""
-        try:
-            names = sorted(self._place.folders())
-        except FileNotFoundError:
-            return
-        keys = (f"{name}/{DOCUMENT}" for name in names)
-        documents = self._place.get_many(keys, MOST_DOCUMENT_BYTES)
-        for name, data in zip(names, documents, strict=True):
+        for name, data in documents_below(self._place):
             location = f"{self.location}/{name}"
             try:
-                root = _root_in(data, location=location)
-                manifest = root and _manifest_of(root["attributes"], location=location)
+                root = root_in(data, location=location)
+                manifest = root and manifest_of(root["attributes"], location=location)
             except FormatError as error:
                 _log.warning("a result is left out: %s", error)
                 continue
             if manifest is not None:
                 yield name, manifest
+
+    def groups(self) -> list[str]:
+        """Groups below it in which results lie, outer ones first."""
+        return groups_of_results(self._place)
+
+    def within(self, group: str) -> ZarrResults:
+        """A group below it as a place, with the same settings."""
+        found = copy(self)
+        found._levels = [*self._levels[:-1], *_levels(self._place, group)]
+        return found
 
     def create(
         self, name: str, *, manifest: Mapping[str, Json], specs: Sequence[ArraySpec], n_units: int
@@ -131,7 +140,7 @@ class ZarrResults:
         check_role(role, writer)
         check_result_name(name)
         blobs = self._place.below(name)
-        root = _root_in(blobs.get(DOCUMENT, MOST_DOCUMENT_BYTES), location=blobs.location)
+        root = root_in(blobs.get(DOCUMENT, MOST_DOCUMENT_BYTES), location=blobs.location)
         if root is None:
             there = [name for name, _ in self.manifests()]
             raise no_result(name, there, location=self.location)
@@ -215,7 +224,7 @@ class ZarrResult:
 
     def manifest(self) -> dict[str, Json]:
         """What its creator wrote about it."""
-        return _manifest_of(self._store.attrs(), location=self.location)
+        return manifest_of(self._store.attrs(), location=self.location)
 
     def set_manifest(self, manifest: Mapping[str, Json]) -> None:
         """Replace the manifest in one step."""
@@ -311,24 +320,10 @@ class ZarrResult:
         check_may(self._role, *roles, location=self.location)
 
 
-def _root_in(data: bytes | FormatError | None, *, location: str) -> dict[str, Json] | None:
-    """The root document of a result, None if this is none, or half made.
-
-    Raises:
-        FormatError: It is damaged.
-    """
-    # Other programs' documents may be of any kind, and large.
-    if not isinstance(data, bytes) or MANIFEST.encode() not in data:
-        return None
-    document = parse_document(data, name="", location=location)
-    return document if MANIFEST in document.get("attributes", {}) else None
-
-
-def _manifest_of(attrs: Mapping[str, Json], *, location: str) -> dict[str, Json]:
-    try:
-        manifest = json.loads(attrs[MANIFEST])
-    except (KeyError, ValueError, TypeError, RecursionError):
-        manifest = None
-    if not isinstance(manifest, dict):
-        raise FormatError(f"{location}: its manifest cannot be read. Restore it from a copy.")
-    return manifest
+def _levels(top: Blobs, group: str) -> list[Blobs]:
+    """A place and the groups on the way down to one in it."""
+    found = [top]
+    for part in group.strip("/").split("/") if group.strip("/") else ():
+        check_name(part)
+        found.append(found[-1].below(part))
+    return found

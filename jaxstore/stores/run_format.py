@@ -20,6 +20,6 @@ def told_of(record: Mapping[str, Any]) -> str:
     'running: 3,990 draws in 2 chains'
     """
     state, draws = str(record.get("state", "a commit")), record.get("draws")
-    if not isinstance(draws, list):
+    if not isinstance(draws, list) or not all(isinstance(n, int) for n in draws):
         return state
     return f"{state}: {sum(draws):,} draws in {len(draws)} chains"

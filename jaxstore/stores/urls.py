@@ -1,4 +1,7 @@
-"""URLs as places of stores, and how they are shown without their secrets."""
+"""URLs as places of stores.
+
+Owned here: which text is a URL, and what in one is a secret that no message shows.
+"""
 
 from __future__ import annotations
 
