@@ -13,6 +13,9 @@ import pytest
 from commands import make_named_run, make_run, run_cli, told
 
 import jaxstore as js
+from jaxstore.saving.layout import layout_of, manifest_of
+from jaxstore.stores.run_format import MANIFEST
+from jaxstore.stores.zarr3 import ZarrStore
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +108,24 @@ class TestInfo:
         (tmp_path / "a.npz").write_text("words")
         assert "a.npz is no npz file" in told(run_cli("info", tmp_path / "a.npz"))
         zarr = pytest.importorskip("zarr")
-        zarr.open_group(tmp_path / "other.zarr", mode="w")
+        group = zarr.open_group(tmp_path / "other.zarr", mode="w")
+        group.attrs["jaxstore"] = {"kind": "of another time"}
         assert "neither a jaxstore run nor" in told(run_cli("info", tmp_path / "other.zarr"))
+
+    @pytest.mark.parametrize("has_manifest", [False, True])
+    @pytest.mark.parametrize("command", ["info", "verify", "watch"])
+    def test_a_run_that_was_killed_before_its_first_commit_is_no_damage(
+        self, command: str, *, has_manifest: bool, tmp_path: Path
+    ) -> None:
+        store = ZarrStore.new(str(tmp_path / "run.zarr"))
+        if has_manifest:
+            layout = layout_of({"x": 0.0}, group="samples", dims={})
+            manifest = manifest_of(layout, settings={}, created_at="2026-01-01T00:00:00+00:00")
+            store.set_attrs({MANIFEST: manifest})
+        store.close()
+        message = told(run_cli(command, tmp_path / "run.zarr"))
+        assert "run.zarr holds no run yet: nothing was committed" in message
+        assert "run it again with resume=True" in message
 
 
 class TestPlaces:

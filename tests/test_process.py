@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 
@@ -16,6 +17,7 @@ import zarr
 from processed import bits, files, hdf5_file, numbers, peak, run, waves, zarr_file
 
 import jaxstore as js
+from jaxstore.processing.request import understand
 
 X = waves()
 
@@ -369,3 +371,56 @@ def test_results_of_one_name_in_one_place_are_numbered_past_what_others_made(tmp
     assert names == ["x-p_001", "x-p_002", "x-p_003"]
     with pytest.raises(js.MissingError, match=r"no 'nothing' in .*x-p_001. There is \['result'\]"):
         js.find(tmp_path / "o.zarr")[0]["nothing"]
+
+
+@pytest.mark.parametrize("target", ["out.zarr", "out.h5", "out.zarr:/of/today", "memory"])
+def test_an_array_of_a_result_is_a_source_and_has_results_beside_its_own(
+    tmp_path, monkeypatch, target
+):
+    monkeypatch.chdir(tmp_path)
+    first = run(lambda x: {"sorted": jnp.sort(x)}, X, target, name="sort")
+    found = run(jnp.max, first["sorted"], None, name="max")
+    assert (found.name, found.state) == ("sorted-max_000", "complete")
+    assert found.location.replace("sorted-max", "x-sort") == first.location
+    assert np.array_equal(found["result"], X.max(1))
+    assert run(jnp.max, first["sorted"], None, name="max").name == found.name
+    address = first["sorted"].address
+    assert (address is None) == (target == "memory")
+    if address is not None:
+        (tmp_path / "else").mkdir()
+        monkeypatch.chdir(tmp_path / "else")
+        assert np.array_equal(run(jnp.max, address)["result"], X.max(1))
+
+
+@pytest.mark.parametrize("made", [js.ZarrCollector, js.HDF5Collector])
+def test_results_beside_the_draws_of_a_run_are_sources(tmp_path, made):
+    with made(tmp_path / "run.x") as collector:
+        _, draws = js.scan(
+            lambda x, _: (x + 1, {"x": x}), jnp.zeros((2, 3)), length=9, chains=2,
+            collector=collector, progress=False,
+        )  # fmt: skip
+    sums = run(jnp.sum, draws.samples["x"], None)["result"]
+    for source in (sums, sums.address):
+        assert np.array_equal(run(jnp.negative, source)["result"], 6.0 * -np.arange(9))
+        with js.Loader(source, batch_size=9, shuffle=False) as loader:
+            (rows,) = next(iter(loader)).arrays.values()
+            assert np.array_equal(rows, 6.0 * np.arange(9))
+    with pytest.raises(js.MissingError, match=r"no 'y' in the run at .*There is: 'samples/x'"):
+        run(jnp.sum, f"{tmp_path / 'run.x'}:/y")
+
+
+def test_a_zarr_array_named_without_its_group_needs_a_target(tmp_path):
+    path = zarr_file(tmp_path / "s.zarr", X).replace(":/", "/")
+    with pytest.raises(js.MismatchError, match=r"array by itself.* Name the array in its group"):
+        run(jnp.max, path, None)
+    assert run(jnp.max, path, "memory").state == "complete"
+
+
+def test_settings_are_the_same_whichever_way_they_are_given():
+    wanted, found, ensemble = (
+        {name: (p.default, p.annotation) for name, p in inspect.signature(f).parameters.items()}
+        for f in (js.process, understand, js.ensemble)
+    )
+    assert {name: wanted[name] for name in wanted if name != "target"} == found
+    own = {"simulate", "n", "target", "key", "init", "length", "thin"}
+    assert {name: ensemble[name] for name in ensemble if name not in own}.items() <= found.items()

@@ -266,7 +266,7 @@ class TestAgain:
             "params = {'by': 2.0}",
             "name = 'peak'",
             "jax ",
-            "5 units, threads, 2 at once",
+            "Z, 5 units, threads 2, ",
         ):
             assert told in one.log
 

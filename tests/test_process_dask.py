@@ -233,3 +233,16 @@ def die_once(flag, unit):
         with contextlib.suppress(FileExistsError):
             flag.touch(exist_ok=False)
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_an_array_of_a_result_goes_to_workers_as_its_address(client, folder, tmp_path):
+    first = peaks(folder, tmp_path / "a.zarr", engine="serial")
+    source = first[first.keys()[0]]
+    results = [
+        process(jnp.negative, source, tmp_path / name, engine=engine, progress=False)
+        for name, engine in [("b.zarr", client), ("c.zarr", "serial")]
+    ]
+    assert bits(results[0]) == bits(results[1])
+    held = peaks(folder, "memory", engine="serial")
+    with pytest.raises(MismatchError, match="ResultArray cannot be opened by other processes"):
+        process(jnp.negative, held[held.keys()[0]], tmp_path / "d.zarr", engine=client)

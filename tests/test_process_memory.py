@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+from functools import cache
 from types import SimpleNamespace
 
 import jax
@@ -42,12 +43,12 @@ class Programs:
 
     def __call__(self, batch_size):
         self.compiled.append(batch_size)
-        return SimpleNamespace(n_bytes=self.fixed + self.per_item * batch_size, size=batch_size)
+        return SimpleNamespace(n_bytes=self.fixed + self.per_item * batch_size)
 
 
 def plan(programs, *, n_items=10**6, item=16384, out=8, chunk=1, units=1, memory=2**31, on="cpu"):
     demand = Demand(n_items, item, out, chunk, units)
-    return plan_batch(programs, demand, memory_bytes=memory, platform=on)
+    return plan_batch(cache(programs), demand, memory_bytes=memory, platform=on)
 
 
 bytes_ = st.integers(0, 40).map(lambda power: int(2 ** (power / 2)))
@@ -63,7 +64,7 @@ def test_a_plan_keeps_its_limit_or_is_refused(
     programs = Programs(fixed, item + out + temp)
     keys = dict(n_items=n_items, item=item, out=out, chunk=chunk, units=units, memory=memory)
     try:
-        found, program = plan(programs, **keys)
+        found = plan(programs, **keys)
     except TooLargeError as error:
         enough = re.search(r'memory="(\d+) MiB"', str(error))
         plan(Programs(fixed, item + out + temp), **keys | {"memory": int(enough[1]) * MIB})
@@ -71,8 +72,9 @@ def test_a_plan_keeps_its_limit_or_is_refused(
         assert item + out + max(fixed + item + out + temp, out, chunk * item) > memory // 8
         return
     assert len(programs.compiled) == len(set(programs.compiled))
-    assert program.size == found.batch_size == programs.compiled[-1] or found.batch_size == 8
-    assert found.batch_bytes == program.n_bytes
+    assert max(programs.compiled) <= 2 * n_items
+    assert found.batch_size in programs.compiled
+    assert found.batch_bytes == fixed + (item + out + temp) * found.batch_size
     held = found.unit_items * (item + out)
     assert held + max(found.batch_bytes, found.unit_items * out) <= found.unit_bytes <= memory
     assert found.unit_items % found.batch_size == 0 or found.unit_items == n_items
@@ -82,7 +84,7 @@ def test_a_plan_keeps_its_limit_or_is_refused(
 
 
 def test_small_items_leave_room_for_four_units_and_fill_a_cache():
-    found, _ = plan(Programs(0, 40_000), memory=2**29)
+    found = plan(Programs(0, 40_000), memory=2**29)
     assert 8 * MIB <= found.batch_bytes <= 16 * MIB
     assert found.batch_size == 256
     assert found.n_inflight(4) == 4
@@ -91,44 +93,50 @@ def test_small_items_leave_room_for_four_units_and_fill_a_cache():
 
 def test_one_program_is_compiled_where_the_largest_fits_and_at_most_three():
     heavy = Programs(10 * MIB, 10**5)
-    found, _ = plan(heavy)
+    found = plan(heavy)
     assert heavy.compiled == [512, 8, found.batch_size]
     assert found.batch_size == 128
     light = Programs(100, 20_000)
-    found, _ = plan(light)
+    found = plan(light)
     assert light.compiled == [found.batch_size] == [512]
     few = Programs(0, 10**5)
-    assert plan(few, n_items=3)[0].batch_size == 4
+    assert plan(few, n_items=3).batch_size == 4
     assert few.compiled == [4]
 
 
 def test_no_program_is_compiled_for_batches_larger_than_the_units_that_are_asked_for(monkeypatch):
     sizes = []
 
-    def noted(kernel, batch_size, device=None):
+    def noted(kernel, batch_size):
         sizes.append(batch_size)
-        return compile_program(kernel, batch_size, device)
+        return compile_program(kernel, batch_size)
 
     monkeypatch.setattr(cut, "compile_program", noted)
     found = js.plan(lambda x: x.sum(), np.zeros((4096, 64), "f4"), chunks=64)
     assert sizes == [found.batch_size] == [64]
 
 
+def test_a_large_table_in_the_program_makes_no_batch_larger_than_there_are_items():
+    programs = Programs(50 * MIB, 100)
+    found = plan(programs, n_items=1000, item=50, out=50)
+    assert programs.compiled == [found.batch_size, 8] == [1024, 8]
+
+
 def test_what_every_batch_takes_does_not_make_batches_small():
-    found, _ = plan(Programs(30 * MIB, 40_000), memory=2**27)
+    found = plan(Programs(30 * MIB, 40_000), memory=2**27)
     assert found.batch_size == 128  # of half an eighth
 
 
 def test_workers_are_no_part_of_a_plan_and_units_are_enough_for_them():
-    found, _ = plan(Programs(0, 8), n_items=100_000, item=4, out=4, units=32)
+    found = plan(Programs(0, 8), n_items=100_000, item=4, out=4, units=32)
     assert 100_000 / found.unit_items >= 24
-    assert found == plan(Programs(0, 8), n_items=100_000, item=4, out=4, units=32)[0]
+    assert found == plan(Programs(0, 8), n_items=100_000, item=4, out=4, units=32)
 
 
 def test_large_items_go_one_by_one_and_then_are_refused():
     item = 64 * MIB
     programs = Programs(0, 3 * item)
-    found, _ = plan(programs, item=item, out=item, memory=6 * item)
+    found = plan(programs, item=item, out=item, memory=6 * item)
     assert (found.batch_size, found.unit_items, found.most_inflight) == (1, 1, 1)
     assert found.unit_bytes == 5 * item
     with pytest.raises(TooLargeError, match=r"one item takes 320.0 MiB, and memory is 256.0 MiB"):
@@ -149,14 +157,14 @@ def test_a_short_array_beside_one_of_large_items_is_no_large_chunk():
 
 def test_units_are_whole_chunks_of_the_source_where_they_fit():
     for chunk in (1, 3, 100, 128, 1000, 1024):
-        found, _ = plan(Programs(0, 40_000), chunk=chunk)
+        found = plan(Programs(0, 40_000), chunk=chunk)
         assert found.unit_items % chunk == 0, chunk
         assert found.batch_size > 64, chunk
-    assert plan(Programs(0, 40_000), chunk=1009)[0].batch_size == 256
+    assert plan(Programs(0, 40_000), chunk=1009).batch_size == 256
 
 
 def test_an_accelerator_gets_larger_batches():
-    found, _ = plan(Programs(0, 40_000), on="gpu", memory=2**33)
+    found = plan(Programs(0, 40_000), on="gpu", memory=2**33)
     assert 128 * MIB < found.batch_bytes <= 256 * MIB
 
 
@@ -195,14 +203,14 @@ def test_a_reduction_is_planned_by_its_own_program():
     kernel = kernel_of(lambda x: jnp.outer(x, x), np.zeros(128, "f4"), {})
     made = reduction("mean")
     demand = Demand(10_000, kernel.item_bytes, 0, 1, 4)
-    found, fold = plan_batch(
-        lambda n: compile_fold(kernel, made, n), demand, memory_bytes=2**30, platform="cpu"
-    )
-    assert fold.batch_size == found.batch_size
-    assert found.unit_bytes == found.unit_items * kernel.item_bytes + fold.n_bytes
+    compiled = cache(lambda n: compile_fold(kernel, made, n))
+    found = plan_batch(compiled, demand, memory_bytes=2**30, platform="cpu")
+    n_bytes = compiled(found.batch_size).n_bytes
+    assert found.unit_bytes == found.unit_items * kernel.item_bytes + n_bytes
 
 
 MEASURE = """
+from functools import cache
 import jax, jax.numpy as jnp, numpy as np
 from jaxstore.processing.kernel import kernel_of
 from jaxstore.processing.memory import Demand, plan_batch
@@ -218,9 +226,9 @@ def peak():
 kernel = kernel_of(heavy, np.zeros(512, "f4"), {})
 compile_program(kernel, 1)(np.ones((1, 512), "f4"))
 demand = Demand(4096, kernel.item_bytes, kernel.out_bytes, 1, 4)
-plan, program = plan_batch(
-    lambda n: compile_program(kernel, n), demand, memory_bytes=1600 << 20, platform="gpu"
-)
+compiled = cache(lambda n: compile_program(kernel, n))
+plan = plan_batch(compiled, demand, memory_bytes=1600 << 20, platform="gpu")
+program = compiled(plan.batch_size)
 before = peak()
 for _ in range(2):
     out = program(np.ones((plan.batch_size * 2, 512), "f4"))

@@ -330,6 +330,34 @@ def test_finding_is_quick_and_writes_nothing(tmp_path, target):
     assert files(tmp_path) == before
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_results_in_groups_below_are_found_after_those_of_the_place(tmp_path, target):
+    where = str(tmp_path / target)
+    one = run(kernel, X, f"{where}:/day/fits", params={"width": 2})
+    two = run(kernel, X[:4], where, params={"width": 5})
+    for result in (one, two):
+        result.close()
+    if target.endswith(".zarr"):
+        (Path(where) / "day" / "again").symlink_to(where)
+        zarr.open_group(where, mode="r+").create_array("day/broken", shape=3, dtype="f4")
+        (Path(where) / "day" / "broken" / "zarr.json").write_bytes(b"no json")
+    else:
+        with h5py.File(where, "r+") as file:
+            file["day/again"] = file["/"]  # a hard link, which makes a circle
+            file["day/soft"] = h5py.SoftLink("/day/fits")
+    found = js.find(where)
+    assert [r.location for r in found[:2]] == [two.location, one.location]
+    assert len({r.location.replace("/day/again", "") for r in found}) == 2
+    assert [r.location for r in js.find(f"{where}:/day", params={"width": 2})][:1] == [one.location]
+    assert [r.location for r in js.find(one.place)] == [one.location]
+    assert js.find(f"{where}:/nothing") == []
+
+
+def test_a_folder_of_stores_is_no_store_that_is_looked_into(tmp_path):
+    run(kernel, X, tmp_path / "o.zarr", params={"width": 2})
+    assert js.find(tmp_path) == []
+
+
 def test_results_are_found_by_their_source(tmp_path):
     a, b = zarr_file(tmp_path / "a.zarr", X), zarr_file(tmp_path / "b.zarr", X)
     place = results_at(tmp_path / "o.zarr")

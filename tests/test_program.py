@@ -129,14 +129,6 @@ def test_threads_share_a_program():
         assert one.tobytes() == two.tobytes()
 
 
-def test_a_program_runs_on_the_device_it_is_for():
-    device = jax.devices()[-1]
-    kernel = kernel_of(lambda x: x + 1, np.zeros(D, "f4"), {})
-    program = compile_program(kernel, 4, device)
-    assert program.run(items(4)).devices() == {device}
-    np.testing.assert_array_equal(program(items(6)), items(6) + 1)
-
-
 def test_memory_counts_temporaries():
     n = 256
     program = program_of(lambda x: jnp.sort(jnp.outer(x, x), axis=0).sum(0), 4, np.zeros(n, "f4"))

@@ -251,7 +251,7 @@ def contents_of(place: str, source: Store, settings: Settings, tally: Tally) -> 
         plan = plan_storage(source, manifest, tally)
     elif MANIFEST in attrs:
         raise FormatError(f"{location}: its manifest is damaged. Restore it from a copy.")
-    results = tuple(nested_results(place, source))
+    results = tuple(nested_results(place))
     inside = tuple(f"{group}/{name}/".lstrip("/") for group, name in results)
     names = [n for n in source.names(with_labels=True) if not n.startswith(inside)]
     if not (names or results or kind):

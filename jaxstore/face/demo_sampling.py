@@ -24,6 +24,7 @@ from jaxstore.face.demo_model import (
     parameters_of,
 )
 from jaxstore.face.demo_places import MADE_BY
+from jaxstore.saving.interrupt import listening
 
 CHAINS = 4
 SEED = 2004
@@ -44,8 +45,9 @@ def sample(patients: Patients, path: Path, *, warm_up_steps: int, draws: int) ->
     density = log_density(patients)
     keys = jax.random.split(jax.random.key(SEED), CHAINS)
     ready = jax.jit(jax.vmap(warm_up(density, warm_up_steps)))
-    # A run that goes on does so from its checkpoint, and needs only the shape of the first states.
-    states = jax.eval_shape(ready, keys) if draws_in(path) else ready(keys)
+    with listening():  # while a program compiles, Python may lose a Ctrl-C
+        # A run that goes on does so from its checkpoint, and needs the shape of the first states.
+        states = jax.eval_shape(ready, keys) if draws_in(path) else ready(keys)
     step = jax.vmap(one_step(density))
     collector = ZarrCollector(
         path,

@@ -24,7 +24,7 @@ from jaxstore.face.result_facts import (
 )
 from jaxstore.processing.result import Result
 from jaxstore.saving.record import Record
-from jaxstore.saving.run import Run, run_in
+from jaxstore.saving.run import Run, check_begun, run_in
 from jaxstore.saving.snapshot_stream import parse_record
 from jaxstore.saving.storage_reader import open_storage
 from jaxstore.sizes import size
@@ -71,14 +71,14 @@ def facts_of_place(where: str, results: list[Result]) -> Json:
     except FormatError as error:
         return found or facts_of_foreign(where, error)
     with closing(store):
-        own: Json = facts_of_store(where, store, inside=inside_results(where, store, results))
+        own: Json = facts_of_store(where, store, inside=inside_results(where, results))
     kind = {} if own["kind"] in ("run", "storage") else {"kind": "results"}
     return own | ({"results": found["results"]} | kind if found else {})
 
 
-def inside_results(where: str, store: Store, results: list[Result]) -> tuple[str, ...]:
+def inside_results(where: str, results: list[Result]) -> tuple[str, ...]:
     """How the names of the arrays of results begin."""
-    there = nested_results(where, store) if results else []
+    there = nested_results(where) if results else []
     return tuple(f"{group}/{name}/".lstrip("/") for group, name in there)
 
 
@@ -94,6 +94,8 @@ def facts_of_store(where: str, store: Store, *, inside: tuple[str, ...] = ()) ->
         return facts
     if inside:
         return {"kind": "results", "location": where}
+    if not manifest:
+        check_begun(store)
     raise FormatError(
         f"{store.location} is neither a jaxstore run nor a storage, and holds no results and no "
         "arrays. Give the path of a run, or of a group with arrays."

@@ -7,29 +7,23 @@ Owned here: which results a path means, all that lie in it or itself; and their 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 
 from jaxstore.errors import FormatError, MissingError
 from jaxstore.processing.finding import find
+from jaxstore.processing.manifest import told_session
 from jaxstore.processing.result import Result
 from jaxstore.processing.same import shown
-from jaxstore.stores.base import Json, Store
-from jaxstore.stores.location import open_store
+from jaxstore.stores.base import Json
 from jaxstore.stores.results import DONE, FAILED
 from jaxstore.stores.results_place import results_at
 
 
 def results_of(where: str) -> list[Result]:
     """The results in a place, at any depth, or the one that a path itself means."""
-    found = find(where)
-    if not found and (one := result_at(where)):
-        return [one]
-    try:
-        with closing(open_store(where)) as store:
-            nested = nested_results(where, store)
-    except (FormatError, MissingError):  # a group inside of HDF5, nothing, or a damaged document
+    if found := find(where):
         return found
-    return found + [Result(results_at(where, group=g), name) for g, name in nested if g]
+    one = result_at(where)
+    return [] if one is None else [one]
 
 
 def result_at(where: str) -> Result | None:
@@ -44,14 +38,10 @@ def result_at(where: str) -> Result | None:
         return None
 
 
-def nested_results(where: str, store: Store) -> list[tuple[str, str]]:
-    """Group and name of each result in a store, the outer groups first."""
-    found: list[tuple[str, str]] = []
-    for group in ("", *groups_above(store.names(with_labels=True))):
-        if not f"{group}/".startswith(tuple(f"{g}/{name}/".lstrip("/") for g, name in found)):
-            place = results_at(where, group=group)
-            found += [(group, name) for name, _ in place.manifests()]
-    return found
+def nested_results(where: str) -> list[tuple[str, str]]:
+    """Group and name of each result in a place, the outer groups first."""
+    groups = ("", *results_at(where).groups())
+    return [(g, name) for g in groups for name, _ in results_at(where, group=g).manifests()]
 
 
 def groups_above(names: Iterable[str]) -> list[str]:
@@ -108,10 +98,6 @@ def heading_of(facts: Json) -> Iterator[str]:
     for number, (key, value) in enumerate(facts["params"].items()):
         yield f"  {'params' * (number == 0):10} {key} {value}"
     for number, session in enumerate(provenance["sessions"]):
-        yield (
-            f"  {'sessions' * (number == 0):10} {session['started']} to {session['ended'] or '?'}, "
-            f"{session['units']:,} units, {session['engine']} {session['workers']}, "
-            f"{session['host']}"
-        )
+        yield f"  {'sessions' * (number == 0):10} {told_session(session)}"
     versions = ", ".join(f"{name} {number}" for name, number in provenance["versions"].items())
     yield f"  {'versions':10} {versions}"

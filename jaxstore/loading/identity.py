@@ -6,17 +6,15 @@ codecs and its place are not: a copy of a data set gives the same batches.
 
 from __future__ import annotations
 
-import hashlib
 import json
 
 import numpy as np
 
+from jaxstore.fingerprint import of_bytes
 from jaxstore.loading.recipe import Recipe
 from jaxstore.sources.fetch import RowSource
 from jaxstore.sources.geometry import Array
 from jaxstore.stores.base import Json
-
-_LENGTH = 16  # hexadecimal digits; no adversary, so 64 bits suffice
 
 
 def identity_of(recipe: Recipe, n_rows: int) -> dict[str, Json]:
@@ -34,8 +32,8 @@ def identity_of(recipe: Recipe, n_rows: int) -> dict[str, Json]:
         "shuffle": schedule.is_shuffled,
         "n_rows": n_rows,
         "anchor_rows": recipe.anchor_rows,
-        "split": _digest(recipe.anchors.astype("<i8").tobytes()),
-        "variables": _digest(json.dumps(views).encode()),
+        "split": of_bytes(recipe.anchors.astype("<i8").tobytes()),
+        "variables": of_bytes(json.dumps(views).encode()),
     }
 
 
@@ -45,7 +43,7 @@ def data_digest(recipe: Recipe) -> str:
     row = int(spans[spans[:, 1] > spans[:, 0]][0, 0])
     sources = {column.name: column.source for column in recipe.columns}
     parts = [_row_in(source, row) for _, source in sorted(sources.items())]
-    return _digest(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
+    return of_bytes(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
 
 
 def _row_in(source: RowSource, row: int) -> Array:
@@ -63,7 +61,3 @@ def _row_of(recipe: Recipe, label: str) -> tuple[list[int], str]:
     view = recipe.views[label]
     row = view.row(recipe.columns[view.column])
     return list(row.shape), row.dtype.name
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:_LENGTH]

@@ -7,7 +7,6 @@ Owned here: the public object. What comes when is `epoch`, how it is read `block
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any, Literal, NamedTuple, NoReturn, Self
 
 import jax
@@ -55,8 +54,8 @@ class Loader:
     the seed, the epoch, the chunks, `batch_size` and `window_chunks` alone.
 
     Args:
-        source: A path or URL, a handle of h5py, zarr or obstore, a run, or a mapping from names to
-            any of them and to arrays in memory.
+        source: A path or URL, a handle of h5py, zarr or obstore, a run, an array of a result, or a
+            mapping from names to any of them and to arrays in memory.
         variables: Names of arrays, `Variable` records, or a mapping from labels to them; None is
             all arrays.
         batch_size: Rows of a batch, of all processes together.
@@ -255,12 +254,7 @@ class Loader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __reduce__(self) -> NoReturn:

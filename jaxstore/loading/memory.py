@@ -5,11 +5,11 @@ Owned here: the decision, as data. Who takes the memory is `blocks` and `buffers
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from jaxstore.loading.options import Work
 from jaxstore.loading.recipe import Recipe
+from jaxstore.topology import n_processors
 
 _REMOTE_INFLIGHT = 32  # 16 hid 30 ms per request in measurements; services have longer tails
 _MOST_LOCAL_INFLIGHT = 8
@@ -33,7 +33,7 @@ def plan_memory(recipe: Recipe, work: Work) -> Memory:
     """
     is_remote = any(column.source.is_remote for column in recipe.columns)
     max_inflight = work.max_inflight or (
-        _REMOTE_INFLIGHT if is_remote else max(2, min(_MOST_LOCAL_INFLIGHT, _n_processors()))
+        _REMOTE_INFLIGHT if is_remote else max(2, min(_MOST_LOCAL_INFLIGHT, n_processors()))
     )
     largest = max(column.stored_chunk_bytes for column in recipe.columns)
     n_batches = work.prefetch + 1
@@ -41,7 +41,3 @@ def plan_memory(recipe: Recipe, work: Work) -> Memory:
     others = n_batches * recipe.batch_bytes + thread_bytes
     slots = recipe.n_slots(work.memory_bytes, other_bytes=others)
     return Memory(slots, max_inflight, n_batches, thread_bytes)
-
-
-def _n_processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

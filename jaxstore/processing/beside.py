@@ -15,6 +15,7 @@ import numpy as np
 from jaxstore.errors import MismatchError
 from jaxstore.names import encode_key
 from jaxstore.processing.ensemble_items import Numbers
+from jaxstore.processing.result_array import ResultArray
 from jaxstore.sources.fetch import RowSource
 from jaxstore.sources.opening import array_in_place
 from jaxstore.stores.urls import is_url
@@ -24,7 +25,7 @@ from jaxstore.stores.urls import is_url
 class Beside:
     """The group that an array lies in."""
 
-    where: Any  # path, URL, handle, or "memory"
+    where: Any  # path, URL, handle, place of results, or "memory"
     group: str  # inside, "" for the root
     leaf: str  # last part of the name of the array
 
@@ -42,8 +43,15 @@ def beside(place: Any, source: RowSource) -> Beside:
     leaf = leaf_name(source)
     if isinstance(place, (str, os.PathLike)):
         where, inside = array_in_place(place)
+        if inside is None and getattr(source, "folder", None) == "":
+            raise MismatchError(
+                f"{place} is a Zarr array by itself, and results go into a group. Name the array "
+                "in its group, as 'data.zarr:/raw', or give a target."
+            )
         name = source.geometry.name if inside is None else inside
         return Beside(where, name.rpartition("/")[0], leaf)
+    if isinstance(place, ResultArray):
+        return Beside(place.place, "", leaf)
     kind = _library(place)
     if kind == "h5py":
         if place.file.mode == "r":
@@ -92,6 +100,8 @@ def address_of(place: Any) -> Any:
         return path if inside is None else f"{path}:/{inside}"
     if isinstance(place, Numbers):
         return place
+    if isinstance(place, ResultArray) and place.address is not None:
+        return place.address
     kind = _library(place)
     if kind == "h5py" and hasattr(place, "dtype"):
         return f"{Path(place.file.filename).absolute()}:{place.name}"

@@ -11,11 +11,12 @@ from typing import Protocol
 
 import jax
 
-from jaxstore.processing.options import Options, n_processors
+from jaxstore.processing.options import Options
 from jaxstore.processing.recipe import Recipe
 from jaxstore.processing.task import Assignment
 from jaxstore.stores.base import Json
 from jaxstore.stores.results import ResultPlace
+from jaxstore.topology import n_processors
 from jaxstore.topology import place as place_among
 
 

@@ -15,7 +15,6 @@ from jaxstore.processing.ensemble_items import Numbers
 from jaxstore.processing.ensemble_simulation import times_in_block
 from jaxstore.processing.ensemble_steps import Stepping, Steps, block_bytes, compile_steps
 from jaxstore.processing.fold import Fold, compile_fold
-from jaxstore.processing.kernel import n_bytes_of
 from jaxstore.processing.memory import BatchPlan, Demand, plan_batch, planned
 from jaxstore.processing.options import Options
 from jaxstore.processing.program import Program, compile_program
@@ -59,7 +58,7 @@ def cut_afresh(recipe: Recipe, options: Options) -> Cut:
             if wanted is None
             else replace(demand, n_items=min(wanted, demand.n_items), n_units_wanted=1)
         )
-        plan, _ = plan_batch(
+        plan = plan_batch(
             compiled, within, memory_bytes=memory_bytes, platform=jax.default_backend()
         )
         unit_items = wanted or plan.unit_items
@@ -119,7 +118,7 @@ def _demand(recipe: Recipe) -> Demand:
     n_items = recipe.selection.n_items
     most_wanted = _MOST_REMOTE_UNITS_WANTED if sources.is_remote else _MOST_UNITS_WANTED
     wanted = min(most_wanted, max(1, n_items * item_bytes // _UNIT_BYTES))
-    out_bytes = 0 if recipe.reduction is not None else n_bytes_of(kernel.out)
+    out_bytes = 0 if recipe.reduction is not None else kernel.out_bytes
     if isinstance(recipe.order.source, Numbers):  # their bytes say nothing of the work
         wanted = min(_MOST_UNITS_WANTED, max(1, n_items // _FEW_ITEMS))
     if recipe.trajectory is not None:

@@ -121,7 +121,7 @@ class Cluster:
         try:
             for future in as_completed(futures):  # type: ignore[no-untyped-call]
                 future.result()
-                given.report(task.cut.work.units.n_items_of(units[future.key]))
+                given.report(task.cut.sizes.units.n_items_of(units[future.key]))
                 keeper.check()
         finally:
             self.client.cancel([*futures, sent])

@@ -32,7 +32,7 @@ class Keeper:
             self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self._is_over.set()
         if self._owner is not None:
             self._thread.join()

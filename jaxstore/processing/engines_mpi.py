@@ -94,7 +94,7 @@ class Ranks:
 
 def _for_all(given: Assignment, share: Sequence[int]) -> Callable[[int], None]:
     """Tell of the items of all ranks by those of one, which has as many units as any."""
-    units = given.task.cut.work.units
+    units = given.task.cut.sizes.units
     n_own, n_all = max(1, units.n_items_of(share)), units.n_items_of(given.todo)
     lock = threading.Lock()  # guards the number of items
     n_done = 0

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32, PyTree
 
-from jaxstore.processing.kernel import name_of
+from jaxstore.processing.kernel import name_of, strong
 from jaxstore.processing.outputs import Output
 
 Items = Int32[Array, " items"]
@@ -81,7 +81,7 @@ class Trajectory:
         def one(i: Array) -> PyTree[Any]:
             return self.init(jax.random.fold_in(_member_key(key, i), _INIT), i, **params)
 
-        return jax.tree.map(_strong, jax.vmap(one)(items))
+        return jax.tree.map(strong, jax.vmap(one)(items))
 
     def advance(
         self,
@@ -145,11 +145,3 @@ def times_in_block(outputs: Sequence[Output]) -> int:
 
 def _member_key(key: Any, i: Array) -> Array:
     return jax.random.fold_in(key if isinstance(key, jax.Array) else jnp.asarray(key), i)
-
-
-def _strong(leaf: Any) -> Array:
-    """An array without a weak type, which would be another after a step."""
-    array = jnp.asarray(leaf)
-    if jnp.issubdtype(array.dtype, jax.dtypes.extended):
-        return array
-    return jax.lax.convert_element_type(array, array.dtype)

@@ -22,7 +22,6 @@ from jaxstore.processing.ensemble_simulation import Trajectory
 from jaxstore.processing.kernel import Kernel, n_bytes_of
 from jaxstore.processing.outputs import Output, unit_regions
 from jaxstore.processing.program import compile_for
-from jaxstore.processing.units import Units
 from jaxstore.processing.work import Input, Piece
 from jaxstore.stores.results import Region
 
@@ -54,8 +53,8 @@ def compile_steps(kernel: Kernel, batch_size: int, block_times: int) -> Steps:
         return trajectory.advance(items, states, first, n, n_times=block_times, **params)
 
     traced = trace(advance, items, states, scalar, scalar).call
-    begun, _ = compile_for(begin, items, device=None)
-    advanced, n_bytes = compile_for(traced, items, states, scalar, scalar, device=None)
+    begun, _ = compile_for(begin, items)
+    advanced, n_bytes = compile_for(traced, items, states, scalar, scalar)
     return Steps(trajectory, batch_size, block_times, n_bytes, begun, advanced)
 
 
@@ -64,7 +63,7 @@ def block_bytes(kernel: Kernel, block_times: int) -> tuple[int, int]:
     trajectory, params = kernel.function, kernel.params
     assert isinstance(trajectory, Trajectory)
     states = jax.eval_shape(lambda items: trajectory.begin(items, **params), kernel.batch(1))
-    return n_bytes_of(states), block_times * (n_bytes_of(kernel.out) // trajectory.n_times)
+    return n_bytes_of(states), block_times * (kernel.out_bytes // trajectory.n_times)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +74,10 @@ class Stepping:
     steps: Steps
     outputs: tuple[Output, ...]
 
-    @property
-    def units(self) -> Units:
-        """How the work is cut."""
-        return self.input.units
-
-    def read(self, unit: int, items: range) -> PyTree[Array]:
-        """The numbers of members."""
-        return self.input.read(unit, items)
-
     def pieces(self, unit: int, values: PyTree[Array]) -> Iterator[list[Piece]]:
         """What a unit writes, a block of times after the other."""
         n_times, block = self.steps.trajectory.n_times, self.steps.block_times
-        start = self.units.items(unit).start
+        start = self.input.units.items(unit).start
         parts = list(batches(values, self.steps.batch_size))
         states = [self.steps.begin(batch) for batch, _ in parts]
         for first in range(0, n_times, block):
@@ -106,4 +96,4 @@ class Stepping:
 
     def regions(self, unit: int) -> Iterator[tuple[str, Region]]:
         """The items of a unit in each output."""
-        return unit_regions(unit, self.units, None, self.outputs)
+        return unit_regions(unit, self.input.units, None, self.outputs)

@@ -32,7 +32,7 @@ def find(
     params: Mapping[str, Any] | None = None,
     state: State | None = None,
 ) -> list[Result]:
-    """The results of a place, oldest first.
+    """The results of a place and of the groups below it, outer ones first; in each oldest first.
 
     Args:
         where: A path or URL, with ":/group" for a group inside; or an open handle.
@@ -51,8 +51,9 @@ def find(
     address = None if source is None else address_of(source)
     wanted = None if params is None else encode_params(params).json
     return [
-        Result(place, group)
-        for group, manifest in manifests(place)
+        Result(at, group)
+        for at in (place, *map(place.within, place.groups()))
+        for group, manifest in manifests(at)
         if (name is None or manifest.computation.name == name)
         and (address is None or address in manifest.computation.addresses)
         and (wanted is None or manifest.computation.params == wanted)

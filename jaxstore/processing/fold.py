@@ -24,8 +24,6 @@ from jaxstore.processing.reduce import Folded, Reduction, start, state_of, updat
 class Fold:
     """A compiled reduction of a kernel's outputs; several threads may call it at a time."""
 
-    kernel: Kernel
-    reduction: Reduction
     batch_size: int
     n_bytes: int  # while it runs, as of a Program
     start: Folded  # before any item
@@ -43,16 +41,13 @@ class Fold:
         return state
 
 
-def compile_fold(
-    kernel: Kernel, reduction: Reduction, batch_size: int, device: jax.Device | None = None
-) -> Fold:
+def compile_fold(kernel: Kernel, reduction: Reduction, batch_size: int) -> Fold:
     """Compile a kernel with a reduction for batches of one size.
 
     Args:
         kernel: What is computed of an item.
         reduction: What is made of its outputs.
         batch_size: Items at once.
-        device: Where; JAX's default.
 
     Raises:
         MismatchError: The parts of the reduction do not fit the outputs.
@@ -67,7 +62,6 @@ def compile_fold(
         state_of(reduction, kernel.out),
         kernel.batch(batch_size),
         jax.ShapeDtypeStruct((), jnp.int32),
-        device=device,
     )
     first = jax.tree.map(np.asarray, start(reduction, kernel.out))
-    return Fold(kernel, reduction, batch_size, n_bytes, first, compiled)
+    return Fold(batch_size, n_bytes, first, compiled)

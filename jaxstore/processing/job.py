@@ -77,10 +77,10 @@ class Job:
         for (name, region), value in zip(self.work.regions(unit), values, strict=True):
             self.group.write(name, [part.start for part in region], value)
         if errors is not None:
-            first = self.work.units.items(unit).start
-            self.group.write(ERRORS, (first, self.work.units.block(unit), 0), errors)
+            first = self.work.input.units.items(unit).start
+            self.group.write(ERRORS, (first, self.work.input.units.block(unit), 0), errors)
         self._ledger.note(unit, DONE if errors is None else FAILED)
-        self._report(self.work.units.n_items_of([unit]))
+        self._report(self.work.input.units.n_items_of([unit]))
 
     def flush(self) -> None:
         """Mark what was written."""
@@ -97,7 +97,7 @@ class Job:
             if self._is_stopped:
                 return
         self._ledger.note(unit, DONE)
-        self._report(work.units.n_items_of([unit]))
+        self._report(work.input.units.n_items_of([unit]))
 
     def _pieces(
         self, work: Streaming, unit: int, turn: AbstractContextManager[Any]
@@ -105,7 +105,7 @@ class Job:
         """What a unit writes, again from the start where it failed and may be tried again."""
         for attempt in range(self._care.retries + 1):
             try:
-                pieces = work.pieces(unit, work.read(unit, work.units.items(unit)))
+                pieces = work.pieces(unit, work.input.read(unit, work.input.units.items(unit)))
                 while True:
                     with turn:
                         lot = next(pieces, None)
@@ -124,7 +124,7 @@ class Job:
         """What a unit writes, and the words on the items that failed, if any did."""
         for attempt in range(self._care.retries + 1):
             try:
-                values = work.read(unit, work.units.items(unit))
+                values = work.input.read(unit, work.input.units.items(unit))
                 with turn:
                     return work.compute(unit, values), None
             except Exception as error:
@@ -139,7 +139,7 @@ class Job:
 
     def _in_parts(self, work: Work, unit: int) -> tuple[list[Array], Array | None]:
         """The outputs of a unit, with fill values where an item fails."""
-        items = work.units.items(unit)
+        items = work.input.units.items(unit)
         values = [self._empty(name, region) for name, region in work.regions(unit)]
         errors = np.zeros((len(items), 1, ERROR_BYTES), np.uint8)
         waiting = [items]
@@ -177,7 +177,7 @@ def _words(error: Exception) -> bytes:
 
 def _where(work: Work, unit: int) -> str:
     """Which item of a unit fails, found by halves: one by one would read chunks again and again."""
-    part = work.units.items(unit)
+    part = work.input.units.items(unit)
     while len(part) > 1:
         first, rest = _halves(part)
         part = first if _fails(work, unit, first) else rest
@@ -200,9 +200,9 @@ def _fails(work: Work, unit: int, items: range) -> bool:
 
 
 def _some(work: Work, unit: int, items: range) -> list[Array]:
-    return work.compute(unit, work.read(unit, items))
+    return work.compute(unit, work.input.read(unit, items))
 
 
 def _together(work: Work | Streaming, unit: int) -> str:
-    items = work.units.items(unit)
+    items = work.input.units.items(unit)
     return f"in items {items.start} to {items.stop - 1} of the result, unit {unit}, together"

@@ -40,11 +40,6 @@ class Kernel:
     traced: Traced
 
     @property
-    def name(self) -> str:
-        """Of the function."""
-        return name_of(self.function)
-
-    @property
     def item_bytes(self) -> int:
         """Of one item in."""
         return n_bytes_of(self.item)
@@ -128,6 +123,14 @@ def name_of(function: Callable[..., Any]) -> str:
 def label_of(path: Sequence[Any], whole: str) -> str:
     """A leaf in words; a tree that is one leaf is called `whole`."""
     return f"{whole}{jax.tree_util.keystr(tuple(path))}"
+
+
+def strong(value: Any) -> Array:
+    """An array without a weak type, which would be another after a step of a loop."""
+    array = jnp.asarray(value)
+    if jnp.issubdtype(array.dtype, jax.dtypes.extended):
+        return array
+    return jax.lax.convert_element_type(array, array.dtype)
 
 
 def _native(dtype: Any) -> np.dtype[Any]:

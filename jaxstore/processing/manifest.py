@@ -130,7 +130,7 @@ class Manifest:
             "ended": None,
             "engine": engine,
             "workers": workers,
-            "units": todo,
+            "units": todo,  # to do; gone through where the session ended
             "host": socket.gethostname(),
             "pid": os.getpid(),
         }
@@ -156,6 +156,19 @@ def fit(marks: Marks, n_units: int) -> Marks:
 def now() -> str:
     """Date and time, UTC, as ISO 8601 has it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def told_session(session: Mapping[str, Json]) -> str:
+    """One session for people; of one that did not end, nobody knows what it did.
+
+    >>> told_session(dict(started="8:00", ended=None, units=80, engine="mpi", workers=3, host="a"))
+    '8:00 to ?, 80 units to do, mpi 3, a'
+    """
+    units = f"{session['units']:,} units" + " to do" * (session["ended"] is None)
+    return (
+        f"{session['started']} to {session['ended'] or '?'}, {units}, {session['engine']} "
+        f"{session['workers']}, {session['host']}"
+    )
 
 
 def versions() -> dict[str, Any]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Protocol
 
 from jaxstore.errors import TooLargeError
@@ -23,9 +22,7 @@ from jaxstore.sizes import size
 _CPU_BATCH_BYTES = 16 << 20  # where temporaries count twice
 _CPU_UNIT_BYTES = 64 << 20
 _ACCELERATOR_BYTES = 256 << 20  # of a batch and of a unit; it hides what a launch and a copy cost
-_SHARE = (
-    8  # of the limit: a unit's items and outputs take one part, its program or encoding another
-)
+_SHARE = 8  # of the limit: items and outputs of a unit take a part, program or encoding another
 _PROBE_ITEMS = 8  # from here on what a program takes grows evenly (measured)
 _CHUNK_BYTES = 16 << 20  # of the result; larger ones are cut along the axes of an item
 
@@ -84,16 +81,16 @@ class BatchPlan:
         return self.n_inflight(wanted) * self.unit_bytes
 
 
-def plan_batch[P: Sized](
-    compile_for: Callable[[int], P], demand: Demand, *, memory_bytes: int, platform: str
-) -> tuple[BatchPlan, P]:
-    """Sizes that keep a limit, and the program of that size, so that it is compiled once.
+def plan_batch(
+    compile_for: Callable[[int], Sized], demand: Demand, *, memory_bytes: int, platform: str
+) -> BatchPlan:
+    """Sizes that keep a limit.
 
     The largest that its items and outputs allow is compiled first. Where temporaries make it too
     large, a small one beside it tells what an item takes.
 
     Args:
-        compile_for: Of a batch size, its program.
+        compile_for: Of a batch size, its program; remembers them, since one is asked for again.
         demand: What is to be computed.
         memory_bytes: The limit.
         platform: Of the device, "cpu" or another.
@@ -106,23 +103,22 @@ def plan_batch[P: Sized](
     footprint = min(share, _CPU_BATCH_BYTES if is_cpu else _ACCELERATOR_BYTES)
     held = min(share, _CPU_UNIT_BYTES if is_cpu else _ACCELERATOR_BYTES)
     fitting = max(1, held // max(1, demand.item_bytes + demand.out_bytes))
-    compiled = cache(compile_for)
     most = min(fitting, 1 << (demand.most_items - 1).bit_length())
     wanted = min(most, footprint // max(1, demand.item_bytes + demand.out_bytes))
     fixed = 0
     first = batch_near(max(1, wanted), demand.chunk_rows, fitting)
-    if first > _PROBE_ITEMS and compiled(first).n_bytes > footprint:
-        fixed, per_item = _cost(compiled, first)
-        wanted = min(footprint, max(share - fixed, share // 2)) // per_item
+    if first > _PROBE_ITEMS and compile_for(first).n_bytes > footprint:
+        fixed, per_item = _cost(compile_for, first)
+        wanted = min(wanted, min(footprint, max(share - fixed, share // 2)) // per_item)
     while True:
         batch_size = batch_near(max(1, wanted), demand.chunk_rows, fitting)
-        program = compiled(batch_size)
-        if batch_size == 1 or program.n_bytes <= max(share, fixed + footprint):
+        batch_bytes = compile_for(batch_size).n_bytes
+        if batch_size == 1 or batch_bytes <= max(share, fixed + footprint):
             break
         wanted = batch_size // 2
     unit_items = unit_near(demand.most_items, batch_size, demand.chunk_rows, fitting)
     unit_items = min(unit_items, demand.n_items)
-    return planned(demand, batch_size, unit_items, program.n_bytes, memory_bytes), program
+    return planned(demand, batch_size, unit_items, batch_bytes, memory_bytes)
 
 
 def planned(

@@ -5,7 +5,6 @@ Owned here: which settings make sense, and the words for those that do not.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +35,3 @@ class Options:
                 raise ValueError(f"{word} must be >= 1, got {value}")
         if self.override and self.resume not in (True, False):
             raise ValueError("override starts afresh, and resume names a result. Leave out one.")
-
-
-def n_processors() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -27,15 +27,17 @@ from jaxstore.processing.units import Channels, Units
 from jaxstore.stores.base import ArraySpec, Json
 from jaxstore.stores.dtypes import parse_dtype
 from jaxstore.stores.results import Region
+from jaxstore.stores.results_roles import STATUS
 from jaxstore.tree import leaf_names
 
 ITEM = "item"  # name of the axis of items
 BARE = "result"  # name of the output of a kernel that gives one array
 ERRORS = "_errors"
 PARTIALS = "_partials"
+PARAMS = "_params"
 SELECT = "select%items"  # beside the parameters; no keyword is called so
 ERROR_BYTES = 256
-_RESERVED = frozenset({ITEM, ERRORS, PARTIALS, "_status", "_params"})
+_RESERVED = frozenset({ITEM, ERRORS, PARTIALS, PARAMS, STATUS})
 
 
 @dataclass(frozen=True, slots=True)

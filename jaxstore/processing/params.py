@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxstore.errors import FormatError
+from jaxstore.fingerprint import of_bytes
 from jaxstore.names import encode_key
 from jaxstore.stores.base import Json
 from jaxstore.stores.dtypes import parse_dtype, stored_dtype, to_stored
@@ -233,7 +234,7 @@ def _part(key: Any) -> str:
     try:
         return encode_key(key)
     except (FormatError, TypeError):
-        return "key" + hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+        return "key" + of_bytes(repr(key).encode())
 
 
 def _name_of(value: Any) -> str | None:

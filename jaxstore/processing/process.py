@@ -61,8 +61,9 @@ def process(
     Args:
         function: Takes one item and the parameters as keywords; gives a pytree of arrays.
         source: Where the items are: a path or URL of one array, "data.h5:/raw"; a handle of h5py,
-            zarr or obstore; an array in memory; a leaf of a run; or a tuple, list or dict of
-            these, of one length, which the function gets in step in the same structure.
+            zarr or obstore; an array in memory; a leaf of a run; an array of a result; or a tuple,
+            list or dict of these, of one length, which the function gets in step in the same
+            structure.
         target: Where the result goes: a path or URL of a store, with ":/group" for a group in it;
             a handle; "memory". None puts it beside the source.
         params: Keywords of the function, kept with the result, and compared.

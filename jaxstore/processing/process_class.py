@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 
 from jaxstore.errors import MismatchError, MissingError
 from jaxstore.processing.carrying import carry_out, foresee, matching
+from jaxstore.processing.manifest import told_session
 from jaxstore.processing.options import Options
 from jaxstore.processing.plan import Plan
 from jaxstore.processing.recipe import Order
@@ -47,8 +48,7 @@ _HERE = {
     "parallel_store": "nothing: writers never wait for one another",
     "parms_dict": "params",
 }
-
-
+# Of an instance, what stays in its process: open files, and what refers to them.
 _HANDLES = ("source", "target", "result", "_continued")
 
 
@@ -103,8 +103,7 @@ class Process:
         _check_methods(type(self), reduces=settings.get("reduce") is not None)
         _, options = self._understood()  # which checks the settings
         if target is not None:
-            how: dict[str, Any] = {"compression": options.compression, "durable": options.durable}
-            target = results_at(target, **how)
+            target = results_at(target, compression=options.compression, durable=options.durable)
         self.target = target
 
     def kernel(self, x: PyTree[Any], **params: Any) -> PyTree[Any]:
@@ -278,9 +277,4 @@ def _log_of(result: Result) -> str:
     told = result.provenance
     lines = [f"{key} = {value!r}" for key, value in sorted(result.settings.items())]
     lines += [f"{key} {value}" for key, value in told["versions"].items()]
-    lines += [
-        f"{s['started']} to {s['ended']}: {s['units']} units, {s['engine']}, {s['workers']} at "
-        f"once, on {s['host']}"
-        for s in told["sessions"]
-    ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *map(told_session, told["sessions"])])

@@ -1,4 +1,4 @@
-"""A kernel compiled for one batch size on one device.
+"""A kernel compiled for one batch size, on the default device of JAX.
 
 Owned here: compiling ahead of time, what the compiled program takes of memory, and its call. Which
 size fits is `memory`'s, what is done with the outputs `job`'s.
@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import SingleDeviceSharding
 from jaxtyping import PyTree
 
 from jaxstore.processing.batches import gathered
@@ -26,7 +25,6 @@ _UNKNOWN_FACTOR = 3  # of arguments and outputs, where a backend does not tell w
 class Program:
     """A compiled kernel; several threads may call it at a time."""
 
-    kernel: Kernel
     batch_size: int
     n_bytes: int  # while it runs: arguments, outputs, temporaries; see memory_of
     run: Callable[..., Any]  # of whole batches
@@ -41,35 +39,19 @@ class Program:
         return gathered(self.run, items, self.batch_size)
 
 
-def compile_program(kernel: Kernel, batch_size: int, device: jax.Device | None = None) -> Program:
-    """Compile a kernel for batches of one size.
-
-    Args:
-        kernel: What is computed.
-        batch_size: Items at once.
-        device: Where; JAX's default.
-    """
-    compiled, n_bytes = compile_for(
-        lambda items: kernel.over(items), kernel.batch(batch_size), device=device
-    )
-    return Program(kernel, batch_size, n_bytes, compiled)
+def compile_program(kernel: Kernel, batch_size: int) -> Program:
+    """Compile a kernel for batches of one size."""
+    compiled, n_bytes = compile_for(lambda items: kernel.over(items), kernel.batch(batch_size))
+    return Program(batch_size, n_bytes, compiled)
 
 
-def compile_for(
-    function: Callable[..., Any], *structs: Structs, device: jax.Device | None
-) -> tuple[Callable[..., Any], int]:
+def compile_for(function: Callable[..., Any], *structs: Structs) -> tuple[Callable[..., Any], int]:
     """A function compiled for arguments of given shapes, and the bytes it takes while it runs.
 
     Args:
         function: One that was never traced, for JAX remembers traces by function.
         structs: Of each argument.
-        device: Where; JAX's default.
     """
-    if device is not None:
-        where = SingleDeviceSharding(device)
-        structs = jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), structs
-        )
     lowered = jax.jit(function).lower(*structs)
     compiled = lowered.compile()
     return compiled, memory_of(compiled, n_bytes_of(structs), n_bytes_of(lowered.out_info))

@@ -1,7 +1,7 @@
 """What is computed: all that decides the bits of a result, and nothing else.
 
 Owned here: from what a user asks for to open sources, kernels, and the record by which equal
-computations are found. How the work is cut is `plan`, who does it `engines`.
+computations are found. How the work is cut is `cut`, who does it `crew`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Int32, PyTree
 
 from jaxstore.errors import MismatchError
 from jaxstore.fingerprint import of_function
-from jaxstore.processing.kernel import Structs, batch_of, label_of, name_of
+from jaxstore.processing.kernel import Structs, batch_of, label_of, name_of, strong
 
 
 class Reduce(NamedTuple):
@@ -81,7 +81,7 @@ def of_items(reduce: Reduce) -> Reduction:
 
 def start(reduction: Reduction, out: Structs) -> Folded:
     """The state before any item."""
-    values = jax.tree.map(_strong, reduction.init(out))
+    values = jax.tree.map(strong, reduction.init(out))
     return Folded(jnp.zeros((), jnp.int32), values)
 
 
@@ -143,24 +143,19 @@ def combine_all(reduction: Reduction, out: Structs, partials: Iterable[Folded]) 
     return jax.tree.map(np.asarray, finalize(whole))
 
 
-def _strong(value: Array) -> Array:
-    """Without a weak type, which a loop would not let change."""
-    return jax.lax.convert_element_type(value, jnp.asarray(value).dtype)
-
-
 def _like(state: PyTree, found: PyTree, verb: str) -> PyTree:
     """What a user's function gave, if it is a state as `init` made it."""
     there, here = str(jax.tree.structure(state)), str(jax.tree.structure(found))
     if there != here:
         raise MismatchError(f"{verb} gives {here}, init gives {there}. Return a state of one kind.")
 
-    def strong(path: Any, held: Array, value: Any) -> Array:
+    def alike(path: Any, held: Array, value: Any) -> Array:
         value = jnp.asarray(value)
         if (value.shape, value.dtype) != (held.shape, held.dtype):
             raise MismatchError(
                 f"{verb} gives {label_of(path, 'state')} as {value.dtype}{list(value.shape)}, init "
                 f"as {held.dtype}{list(held.shape)}. Make them alike, in shape and dtype."
             )
-        return _strong(value)
+        return strong(value)
 
-    return jax.tree_util.tree_map_with_path(strong, state, found)
+    return jax.tree_util.tree_map_with_path(alike, state, found)

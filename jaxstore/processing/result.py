@@ -1,6 +1,6 @@
 """A result at rest: its arrays, what made them, how far it is, and whether it is sound.
 
-Owned here: what a user does with a result. How it came about is `process`, which of them there
+Owned here: what a user does with a result. How it came about is `carrying`, which of them there
 are `finding`.
 """
 
@@ -18,7 +18,7 @@ from jaxstore.card import card
 from jaxstore.errors import MissingError
 from jaxstore.processing.dataset import dataset_of
 from jaxstore.processing.manifest import Manifest, State, fit
-from jaxstore.processing.outputs import ERRORS, ITEM, SELECT
+from jaxstore.processing.outputs import ERRORS, ITEM, PARAMS, SELECT
 from jaxstore.processing.params import decode_params
 from jaxstore.processing.result_array import ResultArray
 from jaxstore.processing.same import shown
@@ -97,14 +97,14 @@ class Result:
     @property
     def params(self) -> dict[str, Any]:
         """Parameters of the kernel, as they were given; arrays are NumPy's."""
-        names = [name for name in self._group.names() if name.startswith("_params/")]
-        arrays = {name.removeprefix("_params/"): self._group.read(name) for name in names}
+        names = [name for name in self._group.names() if name.startswith(f"{PARAMS}/")]
+        arrays = {name.removeprefix(f"{PARAMS}/"): self._group.read(name) for name in names}
         return decode_params(self.manifest.computation.params, arrays)
 
     @property
     def settings(self) -> dict[str, Any]:
         """Keywords of `process` that ask for the same again; a source in memory is None."""
-        chosen = f"_params/{SELECT}"
+        chosen = f"{PARAMS}/{SELECT}"
         select = self._group.read(chosen) if chosen in self._group.names() else None
         return {**self.manifest.settings, "params": self.params, "select": select}
 
@@ -128,7 +128,7 @@ class Result:
         spec = self._group.spec(name)
         if spec.dims[:1] == (ITEM,):
             spec = replace(spec, shape=(self.n_items, *spec.shape[1:]))
-        return ResultArray(self._group, spec)
+        return ResultArray(self._group, spec, self.place)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxstore.sources.opening import array_in_place
 from jaxstore.stores.base import ArraySpec
 from jaxstore.stores.indexing import split_index
-from jaxstore.stores.results import ResultGroup
+from jaxstore.stores.results import ResultGroup, ResultPlace
 
 Array = np.ndarray[Any, Any]
 
@@ -22,17 +23,30 @@ Array = np.ndarray[Any, Any]
 class ResultArray:
     """An array at rest, (item, ...) or of a reduction (...); reads what you index, when you do.
 
-    `numpy.asarray` reads all of it. What is not computed yet reads as NaN, 0 where the dtype has
-    no NaN; `Result.status` tells.
+    `process` and `Loader` take it as a source. `numpy.asarray` reads all of it. What is not
+    computed yet reads as NaN, 0 where the dtype has no NaN; `Result.status` tells.
     """
 
     group: ResultGroup
     spec: ArraySpec
+    place: ResultPlace  # that the result lies in
 
     @property
     def name(self) -> str:
         """In the result."""
         return self.spec.name
+
+    @property
+    def address(self) -> str | None:
+        """Path or URL, "/a/results.zarr:/raw-peak_000/amp", for any process.
+
+        None in memory, behind a handle, and where only the first items are shown.
+        """
+        where = self.place.address
+        if where is None or self.shape != self.group.spec(self.name).shape:
+            return None
+        inside = array_in_place(where)[1]
+        return f"{where}{':' if inside is None else ''}/{self.group.name}/{self.name}"
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -6,16 +6,15 @@ batches are no part of it, nor is the version of JAX as long as it makes the sam
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from jaxstore.errors import MismatchError
+from jaxstore.fingerprint import of_bytes
 from jaxstore.processing.params import canonical
 from jaxstore.stores.base import Json
 
-_LENGTH = 16  # hexadecimal digits; no adversary, so 64 bits suffice
 _DIGITS = 8  # of a digest, for people
 
 
@@ -100,7 +99,7 @@ class Computation:
             **{name: getattr(self, name) for name in _SETTINGS},
             "is_growing": self.is_growing,
         }
-        return hashlib.sha256(canonical(key).encode()).hexdigest()[:_LENGTH]
+        return of_bytes(canonical(key).encode())
 
 
 _SETTINGS = {

@@ -5,16 +5,15 @@ Owned here: what a user may write for `select`, as plain indices.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
-Items = Int64[np.ndarray, " items"]  # indices of items in the source
+from jaxstore.fingerprint import of_bytes
 
-_LENGTH = 16  # hexadecimal digits; no adversary, so 64 bits suffice
+Items = Int64[np.ndarray, " items"]  # indices of items in the source
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class Selection:
         """What tells selections apart; None for all items."""
         if self.indices is None:
             return None
-        return hashlib.sha256(self.indices.astype("<i8").tobytes()).hexdigest()[:_LENGTH]
+        return of_bytes(self.indices.astype("<i8").tobytes())
 
 
 def select_items(select: Any, n_items: int) -> Selection:

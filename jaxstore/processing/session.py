@@ -1,7 +1,7 @@
 """One call of a process, from the results that are there to one that is complete.
 
 Owned here: which result an order continues or begins, what of it is to do, and its end. Only the
-owner of a result comes here; who computes the units is `engines`.
+owner of a result comes here; who computes the units is `crew`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from jaxstore.errors import ExistsError, MismatchError
 from jaxstore.processing.cut import Cut
 from jaxstore.processing.finding import Matches, following
 from jaxstore.processing.manifest import Manifest, fit, versions
-from jaxstore.processing.outputs import errors_spec, item_spec, partial_specs, whole_spec
+from jaxstore.processing.outputs import (
+    ITEM,
+    PARAMS,
+    errors_spec,
+    item_spec,
+    partial_specs,
+    whole_spec,
+)
 from jaxstore.processing.recipe import Recipe
 from jaxstore.processing.reduce import combine_all, state_of
 from jaxstore.processing.result import Result
@@ -141,11 +148,9 @@ def grow(owner: ResultGroup, manifest: Manifest, marks: Marks, n_items: int) -> 
     owner.set_manifest(replace(manifest, state="partial").to_json())
     if old.n_items % old.unit_items:
         marks[-old.n_blocks :] = TODO
-    longer = np.zeros(units.n_units, np.uint8)
-    longer[: len(marks)] = marks
-    owner.set_marks(longer)
+    owner.set_marks(fit(marks, units.n_units))
     for spec in map(owner.spec, owner.names()):
-        if spec.dims[:1] == ("item",):
+        if spec.dims[:1] == (ITEM,):
             owner.resize(spec.name, (n_items, *spec.shape[1:]))
     # Last, since from here on all these items count.
     grown = replace(manifest, state="partial", sizes=sizes)
@@ -173,7 +178,7 @@ def _check_same(group: ResultGroup, recipe: Recipe) -> None:
 
 def _write_params(owner: ResultGroup, recipe: Recipe) -> None:
     for array, values in recipe.stored_arrays.items():
-        owner.write(f"_params/{array}", [0] * values.ndim, values)
+        owner.write(f"{PARAMS}/{array}", [0] * values.ndim, values)
 
 
 def _sound(owner: ResultGroup, manifest: Manifest) -> Marks:
@@ -212,7 +217,7 @@ def _plain_spec(name: str, values: np.ndarray[Any, Any]) -> ArraySpec:
     chunks = tuple(max(n, 1) for n in shape)
     last = name.rpartition("/")[2]
     dims = tuple(f"{last}_dim_{i}" for i in range(len(shape)))
-    return ArraySpec(f"_params/{name}", shape, chunks, values.dtype, dims)
+    return ArraySpec(f"{PARAMS}/{name}", shape, chunks, values.dtype, dims)
 
 
 def _reduce(owner: ResultGroup, manifest: Manifest, recipe: Recipe) -> None:

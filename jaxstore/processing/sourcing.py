@@ -1,7 +1,7 @@
 """The arrays that a process takes its items from: one, or several in step.
 
-Owned here: a pytree of places as a pytree of open sources, and where results go that shall lie
-beside their source.
+Owned here: a pytree of places as a pytree of open sources. Where results beside a source go, is
+`beside`'s.
 """
 
 from __future__ import annotations
@@ -48,12 +48,6 @@ class Sources:
         """Items that are stored together, of the array that stores most so."""
         # A chunk may be longer than its array, and an item of the others large.
         return min(self.n_items, max(leaf.geometry.sample_chunk_size for leaf in self.leaves))
-
-    @property
-    def chunk_bytes(self) -> int:
-        """Of the chunks that one item of each array lies in."""
-        sizes = (leaf.geometry.sample_chunk_size * leaf.geometry.row_bytes for leaf in self.leaves)
-        return sum(sizes)
 
     def item(self, channels: Channels | None = None, block: int = 0) -> PyTree[Any]:
         """Shape and dtype of one item, as the kernel takes it."""

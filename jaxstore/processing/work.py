@@ -33,12 +33,8 @@ class Work(Protocol):
     """How the units of one result are computed. For several threads at once."""
 
     @property
-    def units(self) -> Units:
-        """How the work is cut."""
-        ...
-
-    def read(self, unit: int, items: range) -> PyTree[Array]:
-        """Some items of a unit, given as places in the result, on axis 0 of each leaf."""
+    def input(self) -> Input:
+        """What units take, and how the work is cut."""
         ...
 
     def compute(self, unit: int, values: PyTree[Array]) -> list[Array]:
@@ -55,12 +51,8 @@ class Streaming(Protocol):
     """Work of which not even one unit is held as a whole."""
 
     @property
-    def units(self) -> Units:
-        """How the work is cut."""
-        ...
-
-    def read(self, unit: int, items: range) -> PyTree[Array]:
-        """Some items of a unit, as `Work.read`."""
+    def input(self) -> Input:
+        """As `Work.input`."""
         ...
 
     def pieces(self, unit: int, values: PyTree[Array]) -> Iterator[list[Piece]]:
@@ -92,7 +84,7 @@ class Input:
     hooks: Hooks
 
     def read(self, unit: int, items: range) -> PyTree[Array]:
-        """Some items of a unit."""
+        """Some items of a unit, given as places in the result, on axis 0 of each leaf."""
         wanted = self.selection.items(items.start, items.stop)
         return self.take(wanted, self.units.block(unit))
 
@@ -110,25 +102,17 @@ class Mapping:
     programs: tuple[Program, ...]  # of a block of channels, and of the last block if it has fewer
     outputs: tuple[Output, ...]
 
-    @property
-    def units(self) -> Units:
-        """How the work is cut."""
-        return self.input.units
-
-    def read(self, unit: int, items: range) -> PyTree[Array]:
-        """Some items of a unit."""
-        return self.input.read(unit, items)
-
     def compute(self, unit: int, values: PyTree[Array]) -> list[Array]:
         """Outputs, (items, ...) each."""
-        is_last = self.units.block(unit) == self.units.n_blocks - 1
+        units = self.input.units
+        is_last = units.block(unit) == units.n_blocks - 1
         outputs = self.programs[-1 if is_last else 0](values)
         change = self.input.hooks.write
         return jax.tree.leaves(outputs if change is None else _changed(outputs, change))
 
     def regions(self, unit: int) -> Iterator[tuple[str, Region]]:
         """The items of a unit in each output."""
-        return unit_regions(unit, self.units, self.input.channels, self.outputs)
+        return unit_regions(unit, self.input.units, self.input.channels, self.outputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +121,6 @@ class Folding:
 
     input: Input
     fold: Fold
-
-    @property
-    def units(self) -> Units:
-        """How the work is cut."""
-        return self.input.units
-
-    def read(self, unit: int, items: range) -> PyTree[Array]:
-        """Some items of a unit."""
-        return self.input.read(unit, items)
 
     def compute(self, unit: int, values: PyTree[Array]) -> list[Array]:
         """The leaves of the state, (1, ...) each."""
