@@ -317,5 +317,5 @@ def test_marks_take_turns():
 
 
 def test_no_record_is_told():
-    with pytest.raises(FormatError, match="here is a run without a commit record; it never began"):
+    with pytest.raises(FormatError, match="here is a run without a commit record: nobody knows"):
         Record.from_json(None, location="here")

@@ -145,9 +145,12 @@ def test_tails_that_are_written_for_now_change_nothing(tmp_path, masks, monkeypa
     monkeypatch.setattr("jaxstore.saving.recorder.COMMIT_SHARE", 0)
     commits = []
     commit = Recorder.commit
-    monkeypatch.setattr(
-        Recorder, "commit", lambda self, state: (commit(self, state), commits.append(self._draws()))
-    )
+
+    def counted(self, state, **settings):
+        commit(self, state, **settings)
+        commits.append(self._draws())
+
+    monkeypatch.setattr(Recorder, "commit", counted)
     for i, mask in enumerate((masks, jnp.tile(masks[0], (8, 1)))):
         collector = js.ZarrCollector(tmp_path / f"{i}.zarr")
         init_save, save, postprocess_save = js.save(collector, buffer_draws=SLOTS)

@@ -157,8 +157,12 @@ def test_manifest_and_record():
         assert places(run_report(run)) == ["commit record"]
     run.store._record = json.dumps(record)
     assert run_report(run).is_sound
+    other = MemoryStore()
+    with pytest.raises(js.MissingError, match="holds no run yet"):
+        js.verify(other)
+    other.create(ArraySpec("x", (3,), (3,), np.dtype("f4"), ("x",)))
     with pytest.raises(js.FormatError, match="neither a jaxstore run nor a storage"):
-        js.verify(MemoryStore())
+        js.verify(other)
 
 
 def test_draws_in_a_tail_need_no_chunk_and_the_tail_is_looked_at():

@@ -1,7 +1,7 @@
 """A checkpoint: all that a run needs to go on from a step as if nothing had happened.
 
-Owned here: what lies in one, as a blob and as pytrees. When one is due is told
-by the program, where it lies by `recorder`, how those of several senders join by `parts`.
+Owned here: what lies in one, as a blob and as pytrees. When one is due is told by the program,
+where it lies by `recorder`, how those of several senders join by `parts`.
 """
 
 from __future__ import annotations

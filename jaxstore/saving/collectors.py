@@ -23,8 +23,8 @@ from jaxstore.saving.store_collector import StoreCollector
 from jaxstore.saving.writer import QUEUE_BYTES
 from jaxstore.stores.base import Json, Store
 from jaxstore.stores.icechunk_branch import branch_of
-from jaxstore.stores.location import redact
 from jaxstore.stores.memory import MemoryStore
+from jaxstore.stores.urls import redact
 
 
 class MemoryCollector(StoreCollector):
@@ -118,6 +118,13 @@ class ZarrCollector(StoreCollector):
 
     Raises:
         ValueError: A size or name that makes no sense.
+
+    >>> import jax.numpy as jnp, tempfile, jaxstore as js
+    >>> path = tempfile.mkdtemp() + "/run.zarr"
+    >>> with js.ZarrCollector(path, dims={"x": ["site"]}, coords={"site": ["a", "b"]}) as collector:
+    ...     _ = js.scan(lambda x, _: (x + 1, {"x": x}), jnp.zeros(2), length=3, collector=collector)
+    >>> js.open_run(path).to_datatree()["samples"]["x"].sel(site="b").values
+    array([[0., 1., 2.]], dtype=float32)
     """
 
     def __init__(
@@ -134,11 +141,7 @@ class ZarrCollector(StoreCollector):
         queue_bytes: int = QUEUE_BYTES,
         durable: bool = False,
     ) -> None:
-        how: dict[str, Any] = {
-            "compression": compression,
-            "checksum": checksum,
-            "durable": durable,
-        }
+        how: dict[str, Any] = {"compression": compression, "checksum": checksum, "durable": durable}
 
         def create() -> Store:
             from jaxstore.stores.zarr3 import ZarrStore
@@ -164,6 +167,14 @@ class HDF5Collector(StoreCollector):
 
     Raises:
         ValueError: A size or name that makes no sense.
+
+    >>> import h5py, jax.numpy as jnp, tempfile, jaxstore as js
+    >>> with h5py.File(tempfile.mkdtemp() + "/all.h5", "w") as file:
+    ...     with js.HDF5Collector(file.create_group("first"), compression=None) as collector:
+    ...         _ = js.scan(lambda x, _: (x + 1, {"x": x}), jnp.zeros(2), length=3,
+    ...                     collector=collector)
+    ...     file["first/samples/x"][0, :, 1]
+    array([0., 1., 2.], dtype=float32)
     """
 
     def __init__(
@@ -180,11 +191,7 @@ class HDF5Collector(StoreCollector):
         queue_bytes: int = QUEUE_BYTES,
         durable: bool = False,
     ) -> None:
-        how: dict[str, Any] = {
-            "compression": compression,
-            "checksum": checksum,
-            "durable": durable,
-        }
+        how: dict[str, Any] = {"compression": compression, "checksum": checksum, "durable": durable}
         is_path = isinstance(file, str | os.PathLike)
 
         def create() -> Store:

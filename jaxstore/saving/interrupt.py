@@ -1,11 +1,14 @@
-"""Ctrl-C while JAX holds the main thread.
+"""Ctrl-C where Python hears it late, or hears it and loses it.
 
-Owned here: how a callback learns of a Ctrl-C. Python runs its handler on the main thread only, at
-the next line of Python there. While a program runs on several devices the main thread waits inside
-the runtime and executes no such line, so the interrupt would be heard when the program has ended.
-The operating system's handler, however, runs at once and writes a byte to the wakeup descriptor of
-the `signal` module. Callbacks look there; one that finds the byte raises, which stops the program,
-and Python's own handler then raises KeyboardInterrupt in the main thread as ever.
+Owned here: how a callback, and a loop of the host, learn of a Ctrl-C. Python runs its handler on
+the main thread only, at the next line of Python there. While a program runs on several devices the
+main thread waits inside the runtime and executes no such line, so the interrupt would be heard when
+the program has ended. And where that line is one of a hook of the garbage collector, of which JAX
+has one, Python prints the KeyboardInterrupt and goes on: while JAX traces and compiles, one in
+twenty or thirty is lost so. The operating system's handler, however, runs at once and writes a byte
+to the wakeup descriptor of the `signal` module. Callbacks look there; one that finds the byte
+raises, which stops the program, and Python's own handler then raises KeyboardInterrupt in the main
+thread as ever. Loops look there for one that was lost.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _lock = threading.Lock()  # guards the two below
 _listeners = 0
@@ -63,6 +68,28 @@ def check() -> None:
         arrived = _drain()
     if signal.SIGINT in arrived and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """A block that no Ctrl-C gets lost in: it leaves as KeyboardInterrupt, at its end at last."""
+    listener = Listener()
+    listener.start()
+    try:
+        yield
+        check_lost()
+    finally:
+        listener.stop()
+
+
+def check_lost() -> None:
+    """Raise on the main thread, if Ctrl-C came and the KeyboardInterrupt got nowhere.
+
+    Another handler than Python's own decides for itself what Ctrl-C does.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        check()
 
 
 def _take_descriptor() -> tuple[int, int] | None:

@@ -121,7 +121,10 @@ class Lanes:
         if named.all():
             key = tuple(payload.chain.tolist())
         elif named.any():
-            raise MismatchError(f"some lanes name their chain and some do not: {payload.chain}")
+            raise MismatchError(
+                f"some lanes name their chain and some do not: {payload.chain}. Give init_save "
+                "chain= in all of them, or in none."
+            )
         else:
             key = ()
         sender = self._senders.get(key)

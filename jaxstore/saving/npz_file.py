@@ -84,6 +84,7 @@ def read_npz(path: Path) -> tuple[HostArray, HostArray]:
             dtypes = json.loads(str(file[DTYPES])) if DTYPES in file else {}
     except (ValueError, KeyError, OSError) as error:
         raise FormatError(
-            f"{path} is not an npz file with time and data, as NumpyStorage writes it: {error}."
+            f"{path} is not an npz file with time and data, as NumpyStorage writes it: {error}. "
+            "Give the path of one, or restore it from a copy."
         ) from error
     return time, from_stored(data, parse_dtype(dtypes["data"])) if dtypes else data

@@ -6,10 +6,9 @@ Owned here: the records, and what they may say.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from jaxstore.saving.writer import QUEUE_BYTES
 from jaxstore.stores.base import Json, Store
 
 
@@ -26,12 +25,12 @@ class Place:
 class Options:
     """How a collector lays out its run."""
 
-    group: str | None = "samples"
-    dims: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    coords: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Json] = field(default_factory=dict)
-    chunk_draws: int | None = None
-    queue_bytes: int = QUEUE_BYTES
+    group: str | None
+    dims: Mapping[str, Sequence[str]]
+    coords: Mapping[str, Any]
+    settings: Mapping[str, Json]
+    chunk_draws: int | None
+    queue_bytes: int
 
     def __post_init__(self) -> None:
         for name in ("chunk_draws", "queue_bytes"):

@@ -89,7 +89,10 @@ class Record:
             FormatError: There is none, or it is not one.
         """
         if record is None:
-            raise FormatError(f"{location} is a run without a commit record; it never began")
+            raise FormatError(
+                f"{location} is a run without a commit record: nobody knows which of its draws "
+                "count. Restore it from a copy."
+            )
         try:
             point, tail = record.get("checkpoint"), record.get("tail")
             if point is not None:

@@ -7,7 +7,6 @@ of chunks prove nothing after a crash.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Self
 
 import jax
@@ -204,12 +203,7 @@ class Run:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def describe(self) -> str:
@@ -260,26 +254,30 @@ def run_in(store: Store, *, treedef: Any = None) -> Run:
     for _ in range(MOST_LOOKS):
         before = store.committed()
         try:
+            if before is None:
+                check_begun(store)
             return Run(store, treedef=treedef)
-        except FormatError:
-            is_early = before is None and is_beginning(store)
+        except (FormatError, MissingError):
             # The tail that a record names may be replaced while it is read, by a later commit.
-            if store.committed() != before:
-                continue
-            if is_early:
-                raise MissingError(
-                    f"{store.location} holds no run yet: nothing was committed. If its writer "
-                    "has just begun, open it again in a moment."
-                ) from None
-            raise
+            if store.committed() == before:
+                raise
     return Run(store, treedef=treedef)
 
 
-def is_beginning(store: Store) -> bool:
-    """Whether a store without a commit may be that of a run which is about to make its first."""
-    names = store.names()  # before the manifest, which comes before all of them
+def check_begun(store: Store) -> None:
+    """Refuse a store without a commit that is as a run leaves it before its first one.
+
+    Raises:
+        MissingError: A run is about to begin there, or was killed when it was.
+        FormatError: It has another manifest than a run's.
+    """
+    names = set(store.names())  # before the manifest, which comes before all of them
     manifest = store.attrs().get(MANIFEST)
-    if manifest is None:
-        return not names
-    layout = layout_from_manifest(manifest, location=store.location)
-    return {leaf.name for leaf in layout.leaves}.isdisjoint(names)
+    if manifest is not None:
+        layout = layout_from_manifest(manifest, location=store.location)
+        names &= {leaf.name for leaf in layout.leaves}
+    if not names:
+        raise MissingError(
+            f"{store.location} holds no run yet: nothing was committed. If its writer has just "
+            "begun, open it again in a moment; if that was killed, run it again with resume=True."
+        )

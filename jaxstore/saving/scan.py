@@ -3,7 +3,7 @@
 Owned here: the loop over blocks. The host drives it: a compiled block (`program`) runs until its
 ring is full or its time is up, and its draws go to the writer while the next block runs. There is
 no callback, so exceptions and Ctrl-C arrive as themselves, between blocks. Checkpoints are
-`keeper`'s, what makes two runs the same `identity`'s.
+`keeper`'s, what makes two runs the same `identity`'s, a Ctrl-C that Python loses `interrupt`'s.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from jaxstore.saving import buffer, program
 from jaxstore.saving.block import Block, HostArray
 from jaxstore.saving.collectors import MemoryCollector
 from jaxstore.saving.identity import check_same_scan, check_settings, identity_of
+from jaxstore.saving.interrupt import check_lost, listening
 from jaxstore.saving.keeper import Keeper, Pulse
 from jaxstore.saving.lanes import detach
 from jaxstore.saving.program import BlockState, Program, Ring, Step
@@ -92,6 +93,8 @@ def scan(
         MismatchError: The carry changes its structure, or samples have no axis of `chains`.
             With `resume`: the run is that of another program, or has no checkpoint.
         BusyError: The collector is closed, or somebody else writes to the run.
+        ExistsError: Something is at the collector's place already, and `resume` is False.
+        KeyboardInterrupt: Ctrl-C, between blocks; what came before is committed.
 
     >>> import jax.numpy as jnp, jaxstore as js
     >>> def step(x, _):
@@ -108,31 +111,32 @@ def scan(
     collector = MemoryCollector() if collector is None else collector
     if not isinstance(collector, StoreCollector):
         raise TypeError(f"scan: {collector!r} writes no run; use save with a collector of your own")
-    is_default = resume or not isinstance(collector, MemoryCollector)
-    pulse = Pulse.of(checkpoint_every, is_default=is_default)
-    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
-    identity = identity_of(step, schedule, carry, xs, one) if pulse.is_on or resume else {}
-    # What is remembered of a step may be older than its helpers, of which the fingerprint tells.
-    program_id = f"{identity['step']} {identity['keep']}" if identity else ""
-    current = (lambda c, x: step(c, x)) if identity else step
-    sample = program.sample_shapes(current, carry, one, chains=chains)
-    if keep is not None:
-        kept_shape(keep, chains)
-    slots = program.ring_slots(sample, buffer_draws)
-    blocks = Program(step, schedule, chains, slots, program_id)
-    job = Job(blocks, xs, pulse, program.one_chain(sample, chains), progress)
-    found = collector.take_up() if resume else None
-    if found is None:
-        check_has_values(carry, place=collector.recording.place)
-        return run_job(job, carry, None, collector.recording, identity=identity)
-    try:
-        check_settings(found, schedule, chains)
-        identity = check_same_scan(found, identity)
-        carry = carry_of(found, carry)
-        return run_job(job, carry, found, collector.recording, identity=identity)
-    except BaseException:
-        collector.close()  # what was taken up is let go of
-        raise
+    with listening():
+        is_default = resume or not isinstance(collector, MemoryCollector)
+        pulse = Pulse.of(checkpoint_every, is_default=is_default)
+        one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
+        identity = identity_of(step, schedule, carry, xs, one) if pulse.is_on or resume else {}
+        # What is remembered of a step may be older than its helpers, which the fingerprint knows.
+        program_id = f"{identity['step']} {identity['keep']}" if identity else ""
+        current = (lambda c, x: step(c, x)) if identity else step
+        sample = program.sample_shapes(current, carry, one, chains=chains)
+        if keep is not None:
+            kept_shape(keep, chains)
+        slots = program.ring_slots(sample, buffer_draws)
+        blocks = Program(step, schedule, chains, slots, program_id)
+        job = Job(blocks, xs, pulse, program.one_chain(sample, chains), progress)
+        found = collector.take_up() if resume else None
+        if found is None:
+            check_has_values(carry, place=collector.recording.place)
+            return run_job(job, carry, None, collector.recording, identity=identity)
+        try:
+            check_settings(found, schedule, chains)
+            identity = check_same_scan(found, identity)
+            carry = carry_of(found, carry)
+            return run_job(job, carry, found, collector.recording, identity=identity)
+        except BaseException:
+            collector.close()  # what was taken up is let go of
+            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +233,7 @@ def drive(job: Job, state: BlockState, keeper: Keeper, session: Session) -> PyTr
     if index == 0:
         keeper.keep(index, state.carry)
     while index < schedule.length:
+        check_lost()
         before, ran_before, in_burn_in = index, ran, index < schedule.burn_in
         end = schedule.burn_in if in_burn_in else next_edge(blocks, index)
         stop = keeper.stop(index, min(end, index + steps))

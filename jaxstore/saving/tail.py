@@ -69,7 +69,9 @@ def get_blob(store: Store, name: str, mark: Mark) -> tuple[dict[str, Any], list[
     what = f"{mark.key} of {store.location}"
     data = store.get_blob(name, mark.key)
     if data is None:
-        raise FormatError(f"{what} is gone, and the commit record counts on it. Restore it.")
+        raise FormatError(
+            f"{what} is gone, and the commit record counts on it. Restore it from a copy."
+        )
     meta, arrays = unpack(data, what=what)
     if meta.get("nonce") != mark.nonce:
         raise FormatError(

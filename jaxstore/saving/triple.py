@@ -1,4 +1,4 @@
-"""`save` and `no_save`: triples of pure functions that carry draws out of a loop.
+"""`save`: a triple of pure functions that carry draws out of a loop.
 
 Owned here: what the three functions mean. The ring is `buffer`'s, the host side `session`'s.
 The shape of the triple is that of jax_sgmc.io (Thaler, Fuchs, Cukarska, Zavadlav, 2024,
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 from weakref import WeakSet
 
@@ -49,12 +48,7 @@ class Saving(Triple):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         original = None
         if isinstance(error, jax.errors.JaxRuntimeError):
             original = original_of(self.sinks)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import numpy as np
 from jaxstore.errors import FormatError, MissingError
 from jaxstore.saving.layout import Layout, home_of, layout_from_manifest
 from jaxstore.saving.record import Record
+from jaxstore.saving.run import check_begun
 from jaxstore.saving.snapshot_stream import DATA, TIME, parse_record, tail_from_json
 from jaxstore.saving.snapshot_stream import KIND as STORAGE
 from jaxstore.saving.snapshot_stream import check_manifest as check_storage
@@ -92,7 +93,7 @@ def verify(where: Any, *, tell: Callable[[Looked], None] = lambda looked: None) 
         tell: Called from time to time with how far it is.
 
     Raises:
-        MissingError: Nothing is there.
+        MissingError: Nothing is there, or a run that has not committed yet.
         FormatError: What is there is neither a run nor a storage.
 
     >>> import jax.numpy as jnp, tempfile, jaxstore as js
@@ -107,6 +108,9 @@ def verify(where: Any, *, tell: Callable[[Looked], None] = lambda looked: None) 
     try:
         manifest = store.attrs().get(MANIFEST)
         kind = manifest.get("kind") if isinstance(manifest, dict) else None
+        if kind in (None, "run") and store.committed() is None:
+            with suppress(FormatError):  # a manifest that is damaged is told below
+                check_begun(store)
         if kind not in ("run", STORAGE):
             raise FormatError(
                 f"{store.location} is neither a jaxstore run nor a storage: it has no such "
