@@ -19,7 +19,7 @@ from collecting import ListCollector
 from pairs import in_turn
 
 import jaxstore as js
-from jaxstore.saving import interrupt
+from jaxstore import interrupt
 
 STEPS = 4000
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import jaxstore as js
+from jaxstore.processing.job import Job
 from jaxstore.saving.recording import Recording
 
 LENGTH = 40
@@ -71,6 +72,33 @@ def test_a_ctrl_c_that_python_loses_ends_a_scan(
     n = int(run.sample_count.max(initial=0))
     assert least <= n <= (LENGTH if state == "complete" else LENGTH - 1)
     assert np.asarray(run.samples)[:, :n].ravel().tolist() == list(range(n))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("engine", ["serial", "threads"])
+def test_a_ctrl_c_that_python_loses_ends_a_process_which_goes_on(engine, handler, monkeypatch):
+    handler(signal.default_int_handler)
+    place = js.process(jnp.sum, np.ones((1, 2), "f4"), name="other").place
+    units = []
+
+    def call(**settings):
+        return js.process(jnp.cumsum, np.ones((64, 4), "f4"), place, chunks=4, engine=engine,
+                          workers=1, progress=False, **settings)  # fmt: skip
+
+    def pressed(self, unit, *arguments):
+        units.append(unit)
+        if len(units) == 2:
+            press_while_garbage_is_collected()
+        return run(self, unit, *arguments)
+
+    run = Job.run
+    monkeypatch.setattr(Job, "run", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        call()
+    assert engine == "threads" or len(units) == 2
+    result = call()
+    assert result.state == "complete"
+    assert np.array_equal(result["result"][:], np.cumsum(np.ones((64, 4), "f4"), axis=1))
 
 
 def test_a_handler_of_the_users_decides_for_itself(handler, monkeypatch):

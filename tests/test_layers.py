@@ -18,7 +18,7 @@ MAX_FILE_LINES = 350
 MAX_BODY_LINES = 45
 # From low to high; a module imports only from its own layer and those below.
 LAYERS = (
-    ("errors", "names", "tree", "topology", "fingerprint", "sizes", "card"),
+    ("errors", "names", "tree", "topology", "fingerprint", "sizes", "card", "interrupt"),
     ("stores",),
     ("sources",),
     WINGS,

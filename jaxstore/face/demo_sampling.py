@@ -24,7 +24,7 @@ from jaxstore.face.demo_model import (
     parameters_of,
 )
 from jaxstore.face.demo_places import MADE_BY
-from jaxstore.saving.interrupt import listening
+from jaxstore.interrupt import listening
 
 CHAINS = 4
 SEED = 2004

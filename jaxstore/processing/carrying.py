@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from jaxstore.interrupt import listening
 from jaxstore.processing.beside import beside, leaf_name
 from jaxstore.processing.crew import Crew, crew_of
 from jaxstore.processing.cut import Cut, cut_afresh, cut_again
@@ -35,7 +36,7 @@ from jaxstore.stores.results_place import results_at
 def carry_out(order: Order, target: Any, options: Options) -> Result:
     """The result of an order, found or computed."""
     crew = crew_of(options)
-    with ExitStack() as stack:
+    with listening(), ExitStack() as stack:
 
         def understand() -> tuple[Recipe, ResultPlace]:
             recipe = stack.enter_context(closing(make_recipe(order)))

@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 
 from jaxstore.errors import JaxstoreError
+from jaxstore.interrupt import check_lost
 from jaxstore.processing.job import Job
 
 Watch = Callable[[], None]  # is called about once a second, and may raise to end the work
@@ -25,6 +26,7 @@ def run_serially(job: Job, units: Sequence[int], watch: Watch) -> None:
         for unit in units:
             job.run(unit)
             watch()
+            check_lost()
 
 
 def run_on_threads(
@@ -54,6 +56,7 @@ def run_on_threads(
                 _, pending = wait(pending, _PAUSE_S, FIRST_EXCEPTION)
                 shares.check()
                 watch()
+                check_lost()
         finally:
             shares.stop()
 

@@ -19,11 +19,11 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxstore.errors import MismatchError
+from jaxstore.interrupt import check_lost, listening
 from jaxstore.saving import buffer, program
 from jaxstore.saving.block import Block, HostArray
 from jaxstore.saving.collectors import MemoryCollector
 from jaxstore.saving.identity import check_same_scan, check_settings, identity_of
-from jaxstore.saving.interrupt import check_lost, listening
 from jaxstore.saving.keeper import Keeper, Pulse
 from jaxstore.saving.lanes import detach
 from jaxstore.saving.program import BlockState, Program, Ring, Step

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from jaxstore.errors import MismatchError, TooManyDrawsError
-from jaxstore.saving import interrupt
+from jaxstore.interrupt import check as check_interrupt
 from jaxstore.saving.block import Block, HostArray
 from jaxstore.saving.channel import Payload, Point
 from jaxstore.saving.checkpoint import Checkpoint, SenderState
@@ -95,7 +95,7 @@ class Session:
         """Take a payload of the running program; returns the tick of the next flush."""
         with self._lock:
             try:
-                interrupt.check()
+                check_interrupt()
                 is_due = payload.point is not None
                 self.put_all(self._lanes.blocks(payload, may_be_empty=is_due))
                 if payload.point is not None:
@@ -212,7 +212,7 @@ def original_of(sinks: Iterable[Sink]) -> BaseException | None:
     if kept is not None:
         return kept
     try:
-        interrupt.check()
+        check_interrupt()
     except KeyboardInterrupt as error:
         for sink in sinks:
             sink.fail(error)

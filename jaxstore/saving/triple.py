@@ -18,12 +18,12 @@ import numpy as np
 from jaxtyping import ArrayLike, PyTree
 
 from jaxstore.errors import BusyError
+from jaxstore.interrupt import Listener
 from jaxstore.saving import buffer, channel
 from jaxstore.saving.buffer import SavingState
 from jaxstore.saving.checkpoint import layout_of_state
 from jaxstore.saving.collectors import MemoryCollector
 from jaxstore.saving.data_collector import DataCollector
-from jaxstore.saving.interrupt import Listener
 from jaxstore.saving.progress import Meter
 from jaxstore.saving.session import Session, Sink, original_of
 from jaxstore.saving.static import StaticInformation, declared_draws
