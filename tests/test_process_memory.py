@@ -85,8 +85,8 @@ def test_a_plan_keeps_its_limit_or_is_refused(
 
 def test_small_items_leave_room_for_four_units_and_fill_a_cache():
     found = plan(Programs(0, 40_000), memory=2**29)
-    assert 8 * MIB <= found.batch_bytes <= 16 * MIB
-    assert found.batch_size == 256
+    assert 8 * MIB <= found.batch_bytes <= 32 * MIB
+    assert found.batch_size == 512
     assert found.n_inflight(4) == 4
     assert found.unit_items * 16392 <= 64 * MIB < 2 * found.unit_items * 16392
 
@@ -160,7 +160,7 @@ def test_units_are_whole_chunks_of_the_source_where_they_fit():
         found = plan(Programs(0, 40_000), chunk=chunk)
         assert found.unit_items % chunk == 0, chunk
         assert found.batch_size > 64, chunk
-    assert plan(Programs(0, 40_000), chunk=1009).batch_size == 256
+    assert plan(Programs(0, 40_000), chunk=1009).batch_size == 512
 
 
 def test_an_accelerator_gets_larger_batches():
