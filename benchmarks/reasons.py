@@ -50,8 +50,8 @@ REASONS = {  # row, how `what` begins
     ("scan_zarr", "js.scan"): NEAR,
     ("big_draws", "triple into Memory"): NEAR,
     ("zarr_raw", "jaxstore, speed / cat"): (
-        "it takes the CPU seconds of the run that reached 0.58 (0.42 against 0.40), and the code of "
-        "that run is as slow here today: most likely the second core was not all ours"
+        "it takes the CPU seconds of the run that reached 0.58 (0.42 against 0.40), and the code of"
+        " that run is as slow here today: most likely the second core was not all ours"
     ),
     ("hdf5_gzip", "jaxstore, memory"): (
         "each thread also holds a chunk as it is stored and one before it is unshuffled; "
