@@ -9,6 +9,7 @@ Each rank writes the units that it runs to FOLDER/units-COMMAND-RANK, a line for
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 
 from jaxstore.processing import engines
 from jaxstore.processing.job import Job
+from jaxstore.processing.ledger import Ledger
 from jaxstore.processing.process import process
 from jaxstore.topology import place
 
@@ -127,16 +129,21 @@ def report(folder, name, call):
 
 
 def killed(folder, noted):
-    """One rank is killed, when it and the others have marked some units and not all."""
+    """One rank is killed at the first unit that it begins after its first marks are at rest."""
     target, victim = sys.argv[3:]
+    is_marked = threading.Event()
+    mark = Ledger._flush
+
+    def mark_and_tell(ledger):
+        mark(ledger)
+        is_marked.set()
 
     def first(unit):
-        done.append(unit)
-        time.sleep(0.1)
-        if place().rank == int(victim) and len(done) == 6:
+        if place().rank == int(victim) and is_marked.is_set():
             os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.1)
 
-    done = []
+    Ledger._flush = mark_and_tell
     noted.first = first
     peaks(folder, folder / target, chunks=1)
 
