@@ -1,5 +1,6 @@
 """Opening what storages have saved: whole, killed, and of many ranks as one ensemble."""
 
+import contextlib
 import re
 import signal
 import subprocess
@@ -13,15 +14,15 @@ from pairs import in_turn
 from storing import ALL, STREAMING, feed, make, snapshot
 from test_topology import PROGRAMS, environment, mpi
 
-from jaxstore.errors import FormatError, MismatchError, MissingError
+from jaxstore.errors import FormatError, JaxstoreError, MismatchError, MissingError
 from jaxstore.saving.storage_reader import member_paths, open_ensemble, open_storage, rank_directory
 from jaxstore.saving.storages import NumpyStorage, ZarrStorage
 from jaxstore.stores.hdf5 import HDF5Store
 from jaxstore.stores.location import create_store
 
 
-def run_and_kill(kind, path, *, save_every, after_s):
-    """Kill a storing process some time after it began; gives what it said it saved."""
+def run_and_kill(kind, path, *, save_every, after_s, once=lambda path: True):
+    """Kill a storing process some time after `once` held; gives what it said it saved."""
     program = [sys.executable, str(PROGRAMS / "storage_until_killed.py")]
     process = subprocess.Popen(
         [*program, kind, str(path), str(save_every)],
@@ -30,10 +31,22 @@ def run_and_kill(kind, path, *, save_every, after_s):
         env=environment(),
     )
     assert process.stdout.readline() == "begun\n"
+    first = process.stdout.readline() if save_every else ""  # the first save has come back
+    until = time.monotonic() + 100
+    while not once(path):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
     time.sleep(after_s)
     process.send_signal(signal.SIGKILL)
-    said = process.communicate()[0].splitlines()
+    said = (first + process.communicate()[0]).splitlines()
     return max((int(line.split()[1]) for line in said if line[-1:].isdigit()), default=0)
+
+
+def has_committed(path):
+    with contextlib.suppress(JaxstoreError), open_storage(path) as stored:
+        return len(stored.time) > 0
+    return False
 
 
 def assert_exact(stored):
@@ -49,7 +62,8 @@ class TestAfterAKill:
     @pytest.mark.parametrize(("kind", "after_s"), in_turn(STREAMING, [0.0, 0.15, 0.4], every=2))
     def test_committed_snapshots_are_exact(self, kind, tmp_path, after_s):
         path = tmp_path / ALL[kind][1]
-        run_and_kill(kind, path, save_every=0, after_s=after_s)
+        once = {"once": has_committed} if after_s == 0.4 else {}
+        run_and_kill(kind, path, save_every=0, after_s=after_s, **once)
         with open_storage(path) as stored:
             assert not stored.is_complete
             assert len(stored.time) % 8 == 0
