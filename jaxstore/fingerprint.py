@@ -82,8 +82,18 @@ def of_function(function: Callable[..., Any], *args: Any) -> str:
     >>> of_function(lambda x: x + 1, 0.0) == of_function(lambda x: x + 2, 0.0)
     False
     """
+    return with_shapes(function, *args)[0]
+
+
+def with_shapes(function: Callable[..., Any], *args: Any) -> tuple[str, PyTree]:
+    """`of_function`, and the shapes of what the function gives, of one trace.
+
+    >>> with_shapes(lambda x: {"y": x > 1}, 0.0)[1]
+    {'y': ShapeDtypeStruct(shape=(), dtype=bool)}
+    """
     # A function of our own: of the given one JAX may remember how it was before.
-    return _Reading().digest(jax.make_jaxpr(lambda *a: function(*a))(*args))[:_LENGTH]
+    closed, shapes = jax.make_jaxpr(lambda *a: function(*a), return_shape=True)(*args)
+    return _Reading().digest(closed)[:_LENGTH], shapes
 
 
 def has_callback(function: Callable[..., Any], *args: Any) -> bool:

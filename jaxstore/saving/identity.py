@@ -15,30 +15,26 @@ from jaxtyping import PyTree
 
 from jaxstore.errors import MismatchError
 from jaxstore.fingerprint import of_array, of_function
-from jaxstore.saving.program import Step
 from jaxstore.saving.resumption import Found
 from jaxstore.saving.schedule import Schedule
 from jaxstore.stores.base import Json
 from jaxstore.tree import leaf_names
 
 
-def identity_of(
-    step: Step, schedule: Schedule, carry: PyTree, xs: PyTree, one: PyTree
-) -> dict[str, Json]:
+def identity_of(step: str, schedule: Schedule, carry: PyTree, xs: PyTree) -> dict[str, Json]:
     """What is recorded of a scan.
 
     Args:
-        step: Of the scan.
-        schedule: Likewise.
+        step: Fingerprint of what it computes.
+        schedule: Of the scan.
         carry: The first carry; leaves that are shapes have no values to compare.
         xs: All rows.
-        one: Shapes of a row.
     """
     keep, length = schedule.keep, schedule.length
     rows = [0, *(1 << i for i in range(length.bit_length()))] if length else []
     return {
         "jax": jax.__version__,
-        "step": of_function(step, carry, one),
+        "step": step,
         "keep": keep and of_function(keep, jax.ShapeDtypeStruct((), jnp.int32)),
         "carry": named(carry),
         "xs": {

@@ -166,13 +166,12 @@ def ring_slots(sample: PyTree, buffer_draws: int | None) -> int:
     return buffer_draws or buffer.fitting_slots(shapes, ring_bytes=RING_BYTES, max_slots=MAX_SLOTS)
 
 
-def sample_shapes(step: Step, carry: PyTree, one: PyTree, *, chains: int | None) -> PyTree:
-    """Shapes of a sample, checked against the number of chains.
+def check_step(carry: PyTree, after: PyTree, sample: PyTree, *, chains: int | None) -> None:
+    """Refuse a step that gives, by its shapes, another carry or samples without chains.
 
     Raises:
         MismatchError: The carry changes, or a leaf has no axis of chains.
     """
-    after, sample = jax.eval_shape(step, carry, one)
     before = jax.eval_shape(lambda c: c, carry)
     old_tree: Any = jax.tree.structure(before)
     new_tree: Any = jax.tree.structure(after)
@@ -194,7 +193,6 @@ def sample_shapes(step: Step, carry: PyTree, one: PyTree, *, chains: int | None)
                 f"sample{jax.tree_util.keystr(path)} has shape {leaf.shape} and chains={chains}: "
                 "axis 0 must be the chain. vmap your step over the chains."
             )
-    return sample
 
 
 def one_chain(sample: PyTree, chains: int | None) -> PyTree:

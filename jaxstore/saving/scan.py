@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from jaxstore.errors import MismatchError
+from jaxstore.fingerprint import with_shapes
 from jaxstore.interrupt import check_lost, listening
 from jaxstore.saving import buffer, program
 from jaxstore.saving.block import Block, HostArray
@@ -115,11 +116,15 @@ def scan(
         is_default = resume or not isinstance(collector, MemoryCollector)
         pulse = Pulse.of(checkpoint_every, is_default=is_default)
         one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
-        identity = identity_of(step, schedule, carry, xs, one) if pulse.is_on or resume else {}
+        identity: dict[str, Json] = {}
+        if pulse.is_on or resume:
+            traced, (after, sample) = with_shapes(step, carry, one)
+            identity = identity_of(traced, schedule, carry, xs)
+        else:
+            after, sample = jax.eval_shape(step, carry, one)
         # What is remembered of a step may be older than its helpers, which the fingerprint knows.
         program_id = f"{identity['step']} {identity['keep']}" if identity else ""
-        current = (lambda c, x: step(c, x)) if identity else step
-        sample = program.sample_shapes(current, carry, one, chains=chains)
+        program.check_step(carry, after, sample, chains=chains)
         if keep is not None:
             kept_shape(keep, chains)
         slots = program.ring_slots(sample, buffer_draws)
