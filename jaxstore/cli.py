@@ -81,7 +81,7 @@ def main(
     """Sampling and storage for JAX: make runs, and see what lies on disk."""
 
 
-@app.command()
+@app.command(epilog="Example: jaxstore demo --dir /tmp/demo")
 def demo(
     *,
     directory: Annotated[
@@ -94,8 +94,6 @@ def demo(
     """Save, process and load on real data: sample a posterior, predict from it, learn from it.
 
     Takes about a minute and needs no network. Stop it whenever you like: the same command goes on.
-
-    Example: jaxstore demo --dir /tmp/demo
     """
     with errors_told("interrupted; the same command goes on from here"):
         from jaxstore.face.demo import run_demo

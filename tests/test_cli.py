@@ -15,7 +15,7 @@ from commands import make_named_run, run_cli, told
 
 import jaxstore as js
 from jaxstore import cli
-from jaxstore.face import convert_tally
+from jaxstore.face import screen
 from jaxstore.sizes import size
 
 COMMANDS = ("demo", "info", "verify", "watch", "plot", "convert")
@@ -117,7 +117,7 @@ class TestConvert:
 
         stream = Terminal()
         monkeypatch.setattr(sys, "stderr", stream)
-        monkeypatch.setattr(convert_tally, "SHOW_EVERY_S", 0.0)
+        monkeypatch.setattr(screen, "SHOW_EVERY_S", 0.0)
         js.convert(run_path, tmp_path / "quiet.h5", progress=False)
         assert stream.getvalue() == ""
         done = js.convert(run_path, tmp_path / "b.h5")

@@ -85,7 +85,7 @@ class TestVerify:
         import io
         import sys
 
-        from jaxstore.face import checking
+        from jaxstore.face import checking, screen
 
         class Terminal(io.StringIO):
             def isatty(self):
@@ -93,7 +93,7 @@ class TestVerify:
 
         stream = Terminal()
         monkeypatch.setattr(sys, "stderr", stream)
-        monkeypatch.setattr(checking, "SHOW_EVERY_S", 0.0)
+        monkeypatch.setattr(screen, "SHOW_EVERY_S", 0.0)
         assert checking.verify_path(str(path)).is_sound
         shown = stream.getvalue()
         assert "KiB of 2.0 KiB" in shown or "B of 2.0 KiB" in shown

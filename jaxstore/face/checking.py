@@ -6,7 +6,6 @@ Owned here: what is shown meanwhile. What is looked at is told by `saving.verify
 from __future__ import annotations
 
 import sys
-import time
 from contextlib import closing
 
 from jaxstore.errors import FormatError, MissingError
@@ -17,8 +16,6 @@ from jaxstore.sizes import size
 from jaxstore.stores.location import open_store
 from jaxstore.stores.report import Report, joined
 from jaxstore.stores.run_format import MANIFEST
-
-SHOW_EVERY_S = 0.1
 
 
 def verify_path(where: str) -> Report:
@@ -31,12 +28,10 @@ def verify_path(where: str) -> Report:
     reports = [result.verify() for result in results_of(where)]
     if reports and not holds_run(where):
         return joined(where, reports)
-    screen, shown_at = Screen(sys.stderr), 0.0
+    screen = Screen(sys.stderr)
 
     def tell(looked: Looked) -> None:
-        nonlocal shown_at
-        if time.monotonic() - shown_at >= SHOW_EVERY_S:
-            shown_at = time.monotonic()
+        if screen.is_due:
             screen.draw([line_of(looked)])
 
     try:

@@ -6,13 +6,10 @@ Owned here: the counts, and the line that a terminal shows meanwhile.
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import dataclass, field
 
 from jaxstore.face.screen import Screen, bar
 from jaxstore.sizes import size
-
-SHOW_EVERY_S = 0.1
 
 
 @dataclass(slots=True)
@@ -24,14 +21,12 @@ class Tally:
     n_bytes: int = 0  # decoded
     n_arrays: int = 0
     notes: list[str] = field(default_factory=list)  # what is not in the target as in the source
-    _shown_at: float = 0.0
     _screen: Screen = field(default_factory=lambda: Screen(sys.stderr))
 
     def add(self, n_bytes: int) -> None:
         """Count what was written."""
         self.n_bytes += n_bytes
-        if self.is_shown and time.monotonic() - self._shown_at >= SHOW_EVERY_S:
-            self._shown_at = time.monotonic()
+        if self.is_shown and self._screen.is_due:
             share = self.n_bytes / max(1, self.total_bytes)
             done = f"{size(self.n_bytes)} of {size(self.total_bytes)}"
             self._screen.draw([f"converting {bar(share)} {done}"])

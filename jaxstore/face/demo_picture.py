@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from jaxstore import Result
 from jaxstore.face.demo_model import Patients
 from jaxstore.face.demo_surrogate import Held, r_squared
-from jaxstore.face.picture import COLOURS, FAINT, STYLE
+from jaxstore.face.picture import COLOURS, FAINT, STYLE, figure_of
 
 BLUE, ORANGE, RED = COLOURS[0], COLOURS[1], COLOURS[5]
 SMOOTHED_STEPS = 25  # of the curve through the losses
@@ -70,11 +68,4 @@ def draw_surrogate(losses: Any, held: Held) -> Any:
         right.legend(loc="upper left", frameon=False, markerscale=3)
         title = f"The network learns the log density: {len(held.lp):,} draws that it never saw"
         figure.text(0.05, 0.965, title, size=11, weight="bold", va="top")
-    return figure
-
-
-def figure_of(height_in: float) -> Any:
-    """An empty figure."""
-    figure = Figure(figsize=(11.0, height_in), dpi=130, facecolor="white")
-    FigureCanvasAgg(figure)
     return figure

@@ -106,8 +106,7 @@ def draw(contents: Contents) -> Any:
     """The figure of these contents."""
     height = HEAD_IN + FOOT_IN + ROW_IN * len(contents.rows)
     with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN, height), dpi=130, facecolor="white")
-        FigureCanvasAgg(figure)
+        figure = figure_of(height)
         axes = figure.subplots(
             len(contents.rows), 2, squeeze=False, gridspec_kw={"width_ratios": (1, 2.4)}
         )
@@ -124,6 +123,13 @@ def draw(contents: Contents) -> Any:
         figure.text(0.035, top, contents.title, size=11, weight="bold", va="top")
         draw_legend(figure, len(contents.rows[0].chains), y=top)
         figure.text(0.035, 0.14 / height, contents.note, color=FAINT)
+    return figure
+
+
+def figure_of(height_in: float) -> Any:
+    """An empty figure."""
+    figure = Figure(figsize=(WIDTH_IN, height_in), dpi=130, facecolor="white")
+    FigureCanvasAgg(figure)
     return figure
 
 

@@ -6,9 +6,11 @@ Owned here: escape sequences. What the lines say is told by others.
 from __future__ import annotations
 
 import shutil
+import time
 from typing import TextIO
 
 BAR_CELLS = 24
+SHOW_EVERY_S = 0.1  # for what changes more often than eyes can follow
 UP_AND_CLEAR = "\x1b[{n}A\r\x1b[J"  # ECMA-48: n lines up, then clear to the end of the screen
 
 
@@ -22,7 +24,13 @@ class Screen:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._n_lines = 0
+        self._drawn_at = float("-inf")
         self.is_live = stream.isatty()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is a terminal that was not drawn just now."""
+        return self.is_live and time.monotonic() - self._drawn_at >= SHOW_EVERY_S
 
     def draw(self, lines: list[str]) -> None:
         """Put these lines in place of those before."""
@@ -33,7 +41,7 @@ class Screen:
         text = "".join(f"{line[: width - 1]}\n" for line in lines)
         self._stream.write(self._back() + text)
         self._stream.flush()
-        self._n_lines = len(lines)
+        self._n_lines, self._drawn_at = len(lines), time.monotonic()
 
     def clear(self) -> None:
         """Take the lines away."""
