@@ -19,8 +19,8 @@ from jaxstore.sizes import size
 
 # Measured on two CPU cores, (n, 4096) float32: an FFT with a peak, and an elementwise kernel, take
 # the same time for footprints of 4 to 32 MiB, 1.4 times that for 1 MiB, 1.8 times for 64 MiB.
-_CPU_BATCH_BYTES = 16 << 20  # where temporaries count twice
-_CPU_MOST_BYTES = 32 << 20  # of a batch that is kept for it, since a compilation costs more
+_CPU_BATCH_BYTES = 16 << 20  # that a batch is planned for; temporaries count twice
+_CPU_MOST_BYTES = 32 << 20  # up to which the first plan stays: a smaller batch costs a compilation
 _CPU_UNIT_BYTES = 64 << 20
 _ACCELERATOR_BYTES = 256 << 20  # of a batch and of a unit; it hides what a launch and a copy cost
 _SHARE = 8  # of the limit: items and outputs of a unit take a part, program or encoding another
