@@ -6,7 +6,7 @@ Owned here: what is told of arrays that belong to no run, storage or result.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +32,12 @@ def facts_of_array(store: Store, name: str) -> Json:
     labels = store.labels(name)
     if labels is not None:
         dims, shape = [name.rpartition("/")[2]], [len(labels)]
-        return {"name": name, "shape": shape, "dtype": "text", "dims": dims, "chunks": shape}
+        return row_of(name, shape, "text", dims=dims, chunks=shape)
     try:
         spec = store.spec(name)
     except FormatError as error:
-        return {
-            "name": name,
-            "shape": [],
-            "dtype": "?",
-            "dims": [],
-            "chunks": [],
-            "why": str(error),
-        }
-    return {
-        "name": name,
-        "shape": list(spec.shape),
-        "dtype": spec.dtype.name,
-        "dims": list(spec.dims),
-        "chunks": list(spec.chunks),
-    }
+        return {**row_of(name, [], "?"), "why": str(error)}
+    return row_of(name, spec.shape, spec.dtype.name, dims=spec.dims, chunks=spec.chunks)
 
 
 def facts_of_foreign(where: str, error: FormatError) -> Json:
@@ -63,17 +50,9 @@ def facts_of_foreign(where: str, error: FormatError) -> Json:
         found = open_geometries(where)
     except (JaxstoreError, OSError):
         raise error from None
-    arrays = [
-        {
-            "name": name,
-            "shape": list(array.shape),
-            "dtype": array.dtype.name,
-            "dims": [],
-            "chunks": list(array.chunks),
-        }
-        for name, array in found.items()
-    ]
-    return facts_of_kind(where, arrays)
+    return facts_of_kind(
+        where, (row_of(n, a.shape, a.dtype.name, chunks=a.chunks) for n, a in found.items())
+    )
 
 
 def facts_of_npz_arrays(path: Path) -> Json:
@@ -95,8 +74,20 @@ def npz_array(file: Any, name: str, *, path: Path) -> Json:
         raise FormatError(
             f"{name!r} in {path} cannot be read: {error}. Restore it from a copy."
         ) from error
-    facts = {"name": name, "shape": list(shape), "dtype": dtype.name, "dims": []}
-    return facts | {"chunks": list(shape)}
+    return row_of(name, shape, dtype.name, chunks=shape)
+
+
+def row_of(
+    name: str,
+    shape: Sequence[int],
+    dtype: str,
+    *,
+    dims: Sequence[str] = (),
+    chunks: Sequence[int] = (),
+) -> Json:
+    """Facts of one array, as all kinds of places tell them."""
+    lists = {"dims": list(dims), "chunks": list(chunks)}
+    return {"name": name, "shape": list(shape), "dtype": dtype, **lists}
 
 
 def facts_of_kind(location: str, arrays: Iterable[Json]) -> Json:

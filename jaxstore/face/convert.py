@@ -27,10 +27,11 @@ from jaxstore.face.convert_place import staged
 from jaxstore.face.convert_results import bytes_of, copy_result
 from jaxstore.face.convert_run import Plan, plan_run, plan_storage
 from jaxstore.face.convert_tally import Tally
-from jaxstore.face.result_facts import nested_results
+from jaxstore.face.result_facts import folders_of, nested_results
 from jaxstore.sizes import size
 from jaxstore.stores.base import Json, Store
 from jaxstore.stores.location import create_store, open_store, takes_hdf5
+from jaxstore.stores.results import ResultPlace
 from jaxstore.stores.results_place import results_at
 from jaxstore.stores.run_format import MANIFEST
 from jaxstore.stores.urls import is_url, local_path, redact
@@ -194,23 +195,22 @@ def from_store(place: str, source: Store, target: str, settings: Settings, tally
         check_alone(found, location=source.location)
         write_storage(found.plan, found.attrs[MANIFEST], target, settings, tally)
         return found.kind
-    results = [(results_at(place, group=group), group, name) for group, name in found.results]
     tally.total_bytes = sum(copy.n_bytes for copy in found.copies)
-    tally.total_bytes += sum(bytes_of(at, name) for at, _, name in results)
+    tally.total_bytes += sum(bytes_of(at, name) for _, at, name in found.results)
     with closing(new_store(target, settings)) as store:
         copy_groups(source, store, found.names)
         copy_labels(source, store, found.labels)
         copy_arrays(store, found.copies, tally)
         finish(store, found.plan, found.attrs)
         # What zarr would find at the root of a sealed store would tell of no results.
-        if not (results and store.replaces_chunks):
+        if not (found.results and store.replaces_chunks):
             store.seal()
-    for at, group, name in results:
+    for group, at, name in found.results:
         into = results_at(
             target, group=group, compression=settings.compression, checksum=settings.checksum
         )
         copy_result(at, into, name, tally)
-    if results and not takes_hdf5(target):
+    if found.results and not takes_hdf5(target):
         with closing(open_store(target, mode="r+")) as store:
             store.seal()
     return found.kind
@@ -225,7 +225,7 @@ class Contents:
     plan: Plan  # of the run or the storage, if there is one
     copies: tuple[Copy, ...]  # of all arrays but those of results
     labels: tuple[str, ...]
-    results: tuple[tuple[str, str], ...]  # group and name
+    results: tuple[tuple[str, ResultPlace, str], ...]  # group, also as a place, and name
 
     @property
     def names(self) -> list[str]:
@@ -252,7 +252,7 @@ def contents_of(place: str, source: Store, settings: Settings, tally: Tally) -> 
     elif MANIFEST in attrs:
         raise FormatError(f"{location}: its manifest is damaged. Restore it from a copy.")
     results = tuple(nested_results(place))
-    inside = tuple(f"{group}/{name}/".lstrip("/") for group, name in results)
+    inside = folders_of(results)
     names = [n for n in source.names(with_labels=True) if not n.startswith(inside)]
     if not (names or results or kind):
         raise MissingError(f"{location}: there is nothing to convert. Correct the path.")
@@ -277,7 +277,7 @@ def check_alone(found: Contents, *, location: str) -> None:
         FormatError: Something does.
     """
     names = {copy.spec.name for copy in found.copies} - found.plan.names
-    more = sorted({*names, *found.labels, *(name for _, name in found.results), *found.attrs})
+    more = sorted({*names, *found.labels, *(name for _, _, name in found.results), *found.attrs})
     more.remove(MANIFEST)
     if more:
         raise FormatError(

@@ -15,15 +15,13 @@ import numpy as np
 
 from jaxstore.errors import FormatError
 from jaxstore.face.convert_tally import Tally
-from jaxstore.face.result_facts import groups_above
-from jaxstore.stores.base import ArraySpec, Json, Store
+from jaxstore.stores.base import ArraySpec, Json, Store, groups_above
 from jaxstore.stores.dtypes import stored_dtype
 from jaxstore.stores.geometry import chunk_regions
-from jaxstore.stores.results import ResultGroup
+from jaxstore.stores.results import RESULT, ResultGroup
 
 PIECE_BYTES = 32 * 2**20  # that are in memory at once, or one chunk
 MOST_CHUNK_BYTES = 64 * 2**20  # of an array that another program left in larger pieces, or in one
-RESULT = "jaxstore_result"  # attribute of the group of a result, in every format
 
 Array = np.ndarray[Any, Any]
 Region = tuple[slice, ...]
@@ -150,7 +148,7 @@ def copy_labels(source: Store, target: Store, names: Iterable[str]) -> None:
 
 def copy_groups(source: Store, target: Store, names: Iterable[str]) -> None:
     """Copy the attributes of all groups that hold these arrays; those of the root come last."""
-    for group in groups_above(names):
+    for group in sorted({group for name in names for group in groups_above(name)}):
         if attrs := source.attrs(group):
             check_no_result(attrs, group, location=source.location)
             target.set_attrs(attrs, group)

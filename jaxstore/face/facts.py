@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from jaxstore.errors import FormatError, JaxstoreError, MissingError
-from jaxstore.face.array_facts import facts_of_arrays, facts_of_foreign, facts_of_npz_arrays
+from jaxstore.face.array_facts import facts_of_arrays, facts_of_foreign, facts_of_npz_arrays, row_of
 from jaxstore.face.convert_npz import is_storage
 from jaxstore.face.result_facts import (
     facts_of_results,
+    folders_of,
     heading_of,
     nested_results,
     result_at,
@@ -29,7 +30,7 @@ from jaxstore.saving.snapshot_stream import parse_record
 from jaxstore.saving.storage_reader import open_storage
 from jaxstore.sizes import size
 from jaxstore.stores.base import Json, Store
-from jaxstore.stores.location import open_store
+from jaxstore.stores.location import HDF5_SUFFIXES, open_store
 from jaxstore.stores.run_format import MANIFEST
 from jaxstore.stores.urls import is_url, local_path
 
@@ -71,15 +72,10 @@ def facts_of_place(where: str, results: list[Result]) -> Json:
     except FormatError as error:
         return found or facts_of_foreign(where, error)
     with closing(store):
-        own: Json = facts_of_store(where, store, inside=inside_results(where, results))
+        inside = folders_of(nested_results(where)) if results else ()
+        own: Json = facts_of_store(where, store, inside=inside)
     kind = {} if own["kind"] in ("run", "storage") else {"kind": "results"}
     return own | ({"results": found["results"]} | kind if found else {})
-
-
-def inside_results(where: str, results: list[Result]) -> tuple[str, ...]:
-    """How the names of the arrays of results begin."""
-    there = nested_results(where) if results else []
-    return tuple(f"{group}/{name}/".lstrip("/") for group, name in there)
 
 
 def facts_of_store(where: str, store: Store, *, inside: tuple[str, ...] = ()) -> Json:
@@ -110,7 +106,7 @@ def places_in(folder: Path) -> list[Path]:
         path
         for path in folder.iterdir()
         if (path / "zarr.json").is_file()
-        or (path.is_file() and path.suffix.lower() in (".h5", ".hdf5", ".he5", ".npz"))
+        or (path.is_file() and path.suffix.lower() in (*HDF5_SUFFIXES, ".npz"))
     )
 
 
@@ -216,12 +212,11 @@ def snapshot_facts(location: str, time: Any, data: Any) -> Json:
 
 def array_facts(store: Store, name: str, shape: tuple[int, ...], dtype: Any) -> Json:
     """Facts of one array, with the shape that counts; "damage" where it cannot be told how."""
-    facts: dict[str, Json] = {"name": name, "shape": list(shape), "dtype": str(dtype)}
     try:
         spec = store.spec(name)
     except (FormatError, MissingError) as error:
-        return {**facts, "dims": [], "chunks": [], "damage": str(error)}
-    return {**facts, "dims": list(spec.dims), "chunks": list(spec.chunks)}
+        return {**row_of(name, shape, str(dtype)), "damage": str(error)}
+    return row_of(name, shape, str(dtype), dims=spec.dims, chunks=spec.chunks)
 
 
 def last_step(run: Run) -> int | None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from jaxstore.errors import FormatError, MissingError
+from jaxstore.face.array_facts import row_of
 from jaxstore.processing.finding import find
 from jaxstore.processing.manifest import told_session
 from jaxstore.processing.result import Result
 from jaxstore.processing.same import shown
 from jaxstore.stores.base import Json
-from jaxstore.stores.results import DONE, FAILED
-from jaxstore.stores.results_place import results_at
+from jaxstore.stores.results import DONE, FAILED, ResultPlace
+from jaxstore.stores.results_place import places_below, results_at
 
 
 def results_of(where: str) -> list[Result]:
@@ -38,20 +39,15 @@ def result_at(where: str) -> Result | None:
         return None
 
 
-def nested_results(where: str) -> list[tuple[str, str]]:
-    """Group and name of each result in a place, the outer groups first."""
-    groups = ("", *results_at(where).groups())
-    return [(g, name) for g in groups for name, _ in results_at(where, group=g).manifests()]
+def nested_results(where: str) -> list[tuple[str, ResultPlace, str]]:
+    """Group, also as a place, and name of each result in a place, the outer groups first."""
+    places = places_below(results_at(where))
+    return [(group, at, name) for group, at in places for name, _ in at.manifests()]
 
 
-def groups_above(names: Iterable[str]) -> list[str]:
-    """Groups that hold these arrays, the outer ones first, without the root.
-
-    >>> groups_above(["a/b/x", "y"])
-    ['a', 'a/b']
-    """
-    parts = [name.split("/") for name in names]
-    return sorted({"/".join(p[:depth]) for p in parts for depth in range(1, len(p))})
+def folders_of(results: Iterable[tuple[str, ResultPlace, str]]) -> tuple[str, ...]:
+    """How the names of the arrays of results begin."""
+    return tuple(f"{group}/{name}/".lstrip("/") for group, _, name in results)
 
 
 def facts_of_results(where: str, results: list[Result]) -> Json:
@@ -73,14 +69,8 @@ def facts_of_result(result: Result) -> Json:
         "done": int((marks == DONE).sum()),
         "failed": int((marks == FAILED).sum()),
         "arrays": [
-            {
-                "name": name,
-                "shape": list(result[name].shape),
-                "dtype": str(result[name].dtype),
-                "dims": list(result[name].dims),
-                "chunks": list(result[name].chunks),
-            }
-            for name in result
+            row_of(name, array.shape, str(array.dtype), dims=array.dims, chunks=array.chunks)
+            for name, array in ((name, result[name]) for name in result)
         ],
         "params": {key: shown(value) for key, value in result.manifest.computation.params.items()},
         "provenance": result.provenance,

@@ -19,7 +19,7 @@ from jaxstore.processing.params import encode_params
 from jaxstore.processing.result import Result
 from jaxstore.processing.same import Computation, differences
 from jaxstore.stores.results import ResultPlace
-from jaxstore.stores.results_place import results_at
+from jaxstore.stores.results_place import places_below, results_at
 
 _log = logging.getLogger("jaxstore")
 
@@ -47,12 +47,11 @@ def find(
     >>> find("nothing-there.zarr")
     []
     """
-    place = results_at(where)
     address = None if source is None else address_of(source)
     wanted = None if params is None else encode_params(params).json
     return [
         Result(at, group)
-        for at in (place, *map(place.within, place.groups()))
+        for _, at in places_below(results_at(where))
         for group, manifest in manifests(at)
         if (name is None or manifest.computation.name == name)
         and (address is None or address in manifest.computation.addresses)

@@ -191,3 +191,13 @@ class Store(Protocol):
     def close(self) -> None:
         """Let go of handles. The store may be used no more; what is committed stays."""
         ...
+
+
+def groups_above(name: str) -> list[str]:
+    """Groups that hold an array, the outermost first, without the root.
+
+    >>> groups_above("a/b/x")
+    ['a', 'a/b']
+    """
+    parts = name.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]

@@ -15,7 +15,7 @@ from jaxstore.stores.hdf5_flags import SIGNATURE
 from jaxstore.stores.icechunk_branch import branch_of
 from jaxstore.stores.urls import is_url, local_path, redact
 
-_HDF5_SUFFIXES = {".h5", ".hdf5", ".he5"}
+HDF5_SUFFIXES = {".h5", ".hdf5", ".he5"}
 _MOST_SIGNATURE_BYTES = 1 << 20  # HDF5 lets a user block of 512, 1024, 2048, ... bytes go before
 
 
@@ -49,7 +49,7 @@ def create_store(
         from jaxstore.stores.hdf5 import HDF5Store
 
         return HDF5Store.adopt(place, **settings)
-    if isinstance(place, Path) and place.suffix.lower() in _HDF5_SUFFIXES:
+    if isinstance(place, Path) and place.suffix.lower() in HDF5_SUFFIXES:
         from jaxstore.stores.hdf5 import HDF5Store
 
         return HDF5Store.new(place, **settings)
@@ -96,7 +96,7 @@ def takes_hdf5(where: Any) -> bool:
     place = _place(where)
     if not isinstance(place, Path):
         return _is_of(place, "h5py")
-    return _is_hdf5(place) if place.exists() else place.suffix.lower() in _HDF5_SUFFIXES
+    return _is_hdf5(place) if place.exists() else place.suffix.lower() in HDF5_SUFFIXES
 
 
 def _place(where: Any) -> Any:
@@ -108,7 +108,7 @@ def _place(where: Any) -> Any:
     """
     if is_url(where):
         path = local_path(where)
-        if path is None and Path(redact(where)).suffix.lower() in _HDF5_SUFFIXES:
+        if path is None and Path(redact(where)).suffix.lower() in HDF5_SUFFIXES:
             raise FormatError(
                 f"{redact(where)}: HDF5 needs a local path. Copy the file, or use Zarr."
             )

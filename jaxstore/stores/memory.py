@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxstore.errors import ExistsError, MissingError
-from jaxstore.stores.base import ArraySpec, Json
+from jaxstore.stores.base import ArraySpec, Json, groups_above
 from jaxstore.stores.blob_keys import check_key
 from jaxstore.stores.dtypes import same_dtype, to_stored
 from jaxstore.stores.growing import GrowingArray
@@ -186,7 +186,7 @@ class MemoryStore:
         self._check_groups(name)
 
     def _check_groups(self, name: str) -> None:
-        for group in _groups_above(name):
+        for group in groups_above(name):
             if group in self._arrays or group in self._labels:
                 raise ExistsError(
                     f"{group!r} in memory is an array, so it cannot hold {name!r}. "
@@ -194,14 +194,8 @@ class MemoryStore:
                 )
 
     def _make_groups(self, name: str) -> None:
-        for group in [*_groups_above(name), name]:
+        for group in [*groups_above(name), name]:
             self._attrs.setdefault(group, "{}")
-
-
-def _groups_above(name: str) -> list[str]:
-    """Groups that hold `name`, the outermost first, without the root."""
-    parts = name.split("/")
-    return ["/".join(parts[:i]) for i in range(1, len(parts))]
 
 
 def _draw_first(extent: Sequence[int]) -> tuple[int, ...]:

@@ -25,6 +25,8 @@ Regions = Callable[[int], Iterable[tuple[str, Region]]]  # unit -> the chunks th
 
 TODO, DONE, FAILED = 0, 1, 2  # what a mark says; of two writers' marks DONE counts before FAILED
 
+RESULT = "jaxstore_result"  # attribute with the manifest, which makes a group a result; text
+
 Role = Literal["reader", "owner", "member"]
 
 

@@ -18,11 +18,10 @@ from jaxstore.stores.base import ArraySpec, Json
 from jaxstore.stores.hdf5_codec import filter_options
 from jaxstore.stores.hdf5_names import find_item, free_place, items_below
 from jaxstore.stores.hdf5_opened import Opened
-from jaxstore.stores.results import ResultGroup, Role
+from jaxstore.stores.results import RESULT, ResultGroup, Role
 from jaxstore.stores.results_hdf5_file import Access, ReaderAccess, UserAccess, WriterAccess
 from jaxstore.stores.results_hdf5_group import OWNER, HDF5Result, location_in
 from jaxstore.stores.results_hdf5_layout import (
-    RESULT,
     make_marks,
     make_result_arrays,
     read_manifest,
@@ -198,7 +197,7 @@ class HDF5Results:
     def _check_there(self, access: Access, name: str) -> None:
         with access.reading() as opened:
             item = find_item(opened.root, self._path(name), location=access.location)
-            if isinstance(item, h5py.Group) and RESULT in item.attrs:
+            if _is_result(item):
                 return
             names = [name for name, _ in self._results_in(opened)]
         raise no_result(name, names, location=self.location)
@@ -212,11 +211,14 @@ class HDF5Results:
             for name in sorted(place)
             if isinstance(place.get(name, getlink=True), h5py.HardLink)
         )
-        return [(name, i) for name, i in items if isinstance(i, h5py.Group) and RESULT in i.attrs]
+        return [(name, item) for name, item in items if _is_result(item)]
+
+
+def _is_result(item: object) -> bool:
+    return isinstance(item, h5py.Group) and RESULT in item.attrs
 
 
 def _groups_of_results(place: h5py.Group) -> list[str]:
-    items = items_below(place)
-    found = [path for path, i in items if isinstance(i, h5py.Group) and RESULT in i.attrs]
+    found = [path for path, item in items_below(place) if _is_result(item)]
     inside = tuple(f"{path}/" for path in found)
     return sorted({path.rpartition("/")[0] for path in found if not path.startswith(inside)} - {""})

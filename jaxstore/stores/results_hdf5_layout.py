@@ -21,10 +21,8 @@ from jaxstore.stores.hdf5_arrays import StoredArray, make_array
 from jaxstore.stores.hdf5_attrs import encode_all
 from jaxstore.stores.hdf5_codec import Filter, filters_as_options, filters_of
 from jaxstore.stores.hdf5_names import array_names, free_place
-from jaxstore.stores.results import TODO, Marks
+from jaxstore.stores.results import RESULT, TODO, Marks
 from jaxstore.stores.results_roles import STATUS, check_array_name, combine_marks
-
-RESULT = "jaxstore_result"  # the attribute with the manifest, which makes a group a result
 
 
 @dataclass(frozen=True, slots=True)

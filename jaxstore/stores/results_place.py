@@ -6,6 +6,7 @@ Owned here: which format a place has or gets. The formats are imported when they
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,13 @@ def results_at(
     from jaxstore.stores.results_zarr import ZarrResults
 
     return ZarrResults(place, **settings)
+
+
+def places_below(place: ResultPlace) -> Iterator[tuple[str, ResultPlace]]:
+    """A place by the name "", then each group below it in which results lie, outer ones first."""
+    yield "", place
+    for group in place.groups():
+        yield group, place.within(group)
 
 
 def _split(where: Any) -> tuple[Any, str]:

@@ -20,7 +20,7 @@ from jaxstore.errors import BusyError, ExistsError, FormatError
 from jaxstore.stores.base import ArraySpec, Json
 from jaxstore.stores.blobs import Blobs, FileBlobs, blobs_at
 from jaxstore.stores.limits import MOST_DOCUMENT_BYTES
-from jaxstore.stores.results import Array, Marks, Region, Regions, Role
+from jaxstore.stores.results import RESULT, Array, Marks, Region, Regions, Role
 from jaxstore.stores.results_roles import (
     STATUS,
     check_array_name,
@@ -30,7 +30,6 @@ from jaxstore.stores.results_roles import (
     no_result,
 )
 from jaxstore.stores.results_zarr_groups import (
-    MANIFEST,
     documents_below,
     groups_of_results,
     manifest_of,
@@ -230,7 +229,7 @@ class ZarrResult:
         """Replace the manifest in one step."""
         self._check("owner")
         with self._lock:
-            self._store.set_attrs({MANIFEST: json.dumps(dict(manifest))})
+            self._store.set_attrs({RESULT: json.dumps(dict(manifest))})
 
     def names(self) -> list[str]:
         """Of all arrays, sorted; those of marks apart."""

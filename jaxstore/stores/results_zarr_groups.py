@@ -13,11 +13,11 @@ from jaxstore.errors import FormatError
 from jaxstore.stores.base import Json
 from jaxstore.stores.blobs import Blobs
 from jaxstore.stores.limits import MOST_DOCUMENT_BYTES
+from jaxstore.stores.results import RESULT
 from jaxstore.stores.zarr3_documents import DOCUMENT
 from jaxstore.stores.zarr3_hierarchy import key_of
 from jaxstore.stores.zarr3_parse import parse_document
 
-MANIFEST = "jaxstore_result"  # attribute of the root of a result, as text; written last
 _DEEPEST = 16  # groups in one another that are looked into; links of folders may go in circles
 _log = logging.getLogger("jaxstore")
 
@@ -41,7 +41,7 @@ def groups_of_results(blobs: Blobs) -> list[str]:
         above, waiting = waiting, []
         for group, place in above:
             for name, data in documents_below(place):
-                if isinstance(data, bytes) and MANIFEST.encode() in data:
+                if isinstance(data, bytes) and RESULT.encode() in data:
                     found.add(group)
                 elif _is_group(data, f"{place.location}/{name}"):
                     waiting.append((key_of(group, name), place.below(name)))
@@ -55,10 +55,10 @@ def root_in(data: bytes | FormatError | None, *, location: str) -> dict[str, Jso
         FormatError: It is damaged.
     """
     # Other programs' documents may be of any kind, and large.
-    if not isinstance(data, bytes) or MANIFEST.encode() not in data:
+    if not isinstance(data, bytes) or RESULT.encode() not in data:
         return None
     document = parse_document(data, name="", location=location)
-    return document if MANIFEST in document.get("attributes", {}) else None
+    return document if RESULT in document.get("attributes", {}) else None
 
 
 def manifest_of(attrs: Mapping[str, Json], *, location: str) -> dict[str, Json]:
@@ -68,7 +68,7 @@ def manifest_of(attrs: Mapping[str, Json], *, location: str) -> dict[str, Json]:
         FormatError: It is damaged.
     """
     try:
-        manifest = json.loads(attrs[MANIFEST])
+        manifest = json.loads(attrs[RESULT])
     except (KeyError, ValueError, TypeError, RecursionError):
         manifest = None
     if not isinstance(manifest, dict):

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from jaxstore.stores.blobs_icechunk import IcechunkBlobs
 from jaxstore.stores.holder import Holder
-from jaxstore.stores.zarr3_documents import WRITER
+from jaxstore.stores.zarr3_documents import WRITER, with_attrs
 from jaxstore.stores.zarr3_hierarchy import Hierarchy
 from jaxstore.stores.zarr3_lease import named_in, outwait
 
@@ -60,7 +60,5 @@ class BranchHold:
                 self._blobs.discard()
 
     def _say(self, holder: Holder) -> None:
-        root = self._root.root()
-        attrs = {**root.get("attributes", {}), WRITER: holder.to_json()}
-        self._root.replace("", {**root, "attributes": attrs})
+        self._root.replace("", with_attrs(self._root.root(), {WRITER: holder.to_json()}))
         self._root.forget()

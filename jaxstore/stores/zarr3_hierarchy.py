@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from jaxstore.errors import ExistsError, FormatError, MissingError
+from jaxstore.stores.base import groups_above
 from jaxstore.stores.blobs import Blobs, FileBlobs
 from jaxstore.stores.files import is_partial
 from jaxstore.stores.limits import MOST_DOCUMENT_BYTES
@@ -88,9 +89,7 @@ class Hierarchy:
         Raises:
             ExistsError: One of them is an array.
         """
-        parts = name.split("/")
-        above = ["/".join(parts[:n]) for n in range(1, len(parts))]
-        found = {group: self.find(group) for group in above}
+        found = {group: self.find(group) for group in groups_above(name)}
         for group, document in found.items():
             if document is not None and document["node_type"] == "array":
                 raise ExistsError(

@@ -16,7 +16,7 @@ from jaxstore.errors import BusyError, FormatError
 from jaxstore.stores.blobs import Blobs, FileBlobs
 from jaxstore.stores.blobs_icechunk import IcechunkBlobs
 from jaxstore.stores.holder import Holder
-from jaxstore.stores.zarr3_documents import WRITER, Json, is_array
+from jaxstore.stores.zarr3_documents import WRITER, Json, is_array, with_attrs
 from jaxstore.stores.zarr3_hierarchy import Hierarchy, key_of
 
 LEASE_S = 20.0  # three commits of a writer that commits in time, and a slow server between them
@@ -175,8 +175,7 @@ class Lease:
     def _say(self, holder: Holder) -> None:
         self._holder = holder
         document = self._tree.find("") or self._tree.root()
-        attrs = {**document.get("attributes", {}), WRITER: holder.to_json()}
-        self._tree.replace("", {**document, "attributes": attrs})
+        self._tree.replace("", with_attrs(document, {WRITER: holder.to_json()}))
 
     def _claim(self, which: int | str) -> str:
         return key_of(self._holder.claims_in, f"claim-{which}")
