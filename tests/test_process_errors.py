@@ -318,12 +318,13 @@ import numpy as np
 import jaxstore as js
 from jaxstore.processing.work import Input
 
-read, seen = Input.read, []
+read, seen, pause_s = Input.read, [], 0.5  # for the main thread to hear of it
 def noted(self, unit, items):
     seen.append(unit)
     if len(seen) == 6:
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.2)
+    if len(seen) >= 6:
+        time.sleep(pause_s)
     return read(self, unit, items)
 Input.read = noted
 try:
@@ -331,7 +332,7 @@ try:
                chunks=1, engine=sys.argv[2], workers=2, progress=False)
 except KeyboardInterrupt:
     print("interrupted")
-n = len(seen)
+n, pause_s = len(seen), 0
 res = js.process(lambda x: x + 1, np.arange(40, dtype="f4").reshape(20, 2), sys.argv[1], name="p",
                  engine="serial", progress=False)
 print(n, len(set(seen)), res.name, res.state, float(res["result"][:].sum()))
