@@ -3,8 +3,8 @@
 Owned here: what runs on the device between two visits of the host, and the shapes that it has. The
 loop over blocks is `scan`'s.
 
-Bits do not depend on where blocks end. One compiled instance of the step runs every step up to
-`burn_in`, one every step after it, and both boundaries are fixed by the schedule.
+Bits do not depend on where blocks end: one compiled instance of the step runs every step, those of
+burn-in too, whose rows are overwritten.
 """
 
 from __future__ import annotations
@@ -54,15 +54,12 @@ class Ring(NamedTuple):
     draws: PyTree  # (slots, *sample.shape) each
 
 
-class Compiled(NamedTuple):
-    """The two loops of a program; each takes the memory of its state over for its result."""
-
-    skip: Callable[[BlockState, PyTree, Any], BlockState]
-    advance: Callable[[BlockState, PyTree, Any], tuple[BlockState, Ring]]
+# Runs to a step, or until the ring is full; takes the memory of the state over for its result.
+Advance = Callable[[BlockState, PyTree, Any], tuple[BlockState, Ring]]
 
 
-def compiled(program: Program) -> Compiled:
-    """The same functions for programs that differ in length at most: compiled once."""
+def compiled(program: Program) -> Advance:
+    """The same function for programs that differ in length at most: compiled once."""
     # Where a block ends is told to it, so the length of the whole is no part of what is compiled.
     schedule = replace(program.schedule, length=program.schedule.burn_in)
     program = program._replace(schedule=schedule)
@@ -72,25 +69,12 @@ def compiled(program: Program) -> Compiled:
         return _compiled(program)
 
 
-def _compiled(program: Program) -> Compiled:
-    return Compiled(
-        jax.jit(partial(skip, program), donate_argnums=0),
-        jax.jit(partial(advance, program), donate_argnums=0),
-    )
+def _compiled(program: Program) -> Advance:
+    return jax.jit(partial(advance, program), donate_argnums=0)
 
 
 # Compiled code, and the arrays that a step closed over, go with the entry.
 _remembered = lru_cache(maxsize=16)(_compiled)
-
-
-def skip(program: Program, state: BlockState, xs: PyTree, stop: Array) -> BlockState:
-    """Run to `stop` and drop every sample."""
-
-    def body(state: BlockState) -> BlockState:
-        carry, _ = program.step(state.carry, row(xs, state.step))
-        return BlockState(state.step + 1, carry)
-
-    return jax.lax.while_loop(lambda s: s.step < stop, body, state)
 
 
 def advance(
@@ -111,7 +95,8 @@ def advance(
 
     def one_step(state: BlockState, ring: Ring) -> tuple[BlockState, Ring]:
         carry, sample = program.step(state.carry, row(xs, state.step))
-        rows = Ring(jnp.ones((), jnp.int32), None, None, sample_of((None, sample)))
+        n_ticks = (state.step >= schedule.burn_in).astype(jnp.int32)
+        rows = Ring(n_ticks, None, None, sample_of((None, sample)))
         if schedule.keep is not None:
             kept = jnp.asarray(schedule.keep(state.step), bool)
             rows = rows._replace(n_ticks=jnp.any(kept).astype(jnp.int32), steps=state.step)
@@ -130,7 +115,8 @@ def advance(
 
         blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         state, sample = jax.lax.while_loop(lambda c: c[0].step < end, inner, (state, blank))
-        is_whole = (state.step - schedule.burn_in) % schedule.thin == 0
+        n_after = state.step - schedule.burn_in
+        is_whole = (n_after > 0) & (n_after % schedule.thin == 0)
         rows = Ring(is_whole.astype(jnp.int32), None, None, sample)
         return state, put_row(ring, rows)
 
@@ -141,7 +127,7 @@ def advance(
 
 
 def put_row(ring: Ring, rows: Ring) -> Ring:
-    """The ring with one more row; a row that no chain kept is overwritten by the next."""
+    """The ring with one more row; a row that does not count is overwritten by the next."""
 
     def write(array: Array, value: Array) -> Array:
         return jax.lax.dynamic_update_index_in_dim(array, value, ring.n_ticks, 0)

@@ -232,27 +232,22 @@ def strong_copy(leaf: Any) -> Array:
 
 def drive(job: Job, state: BlockState, keeper: Keeper, session: Session) -> PyTree:
     """Run all steps that are left, block after block, and hand their draws to the session."""
-    blocks, schedule, compiled = job.blocks, job.blocks.schedule, program.compiled(job.blocks)
+    blocks, schedule, advance = job.blocks, job.blocks.schedule, program.compiled(job.blocks)
     index, steps, ran, last = int(state.step), 1, 0, time.monotonic()
     waiting: Iterable[Block] = []
     if index == 0:
         keeper.keep(index, state.carry)
     while index < schedule.length:
         check_lost()
-        before, ran_before, in_burn_in = index, ran, index < schedule.burn_in
-        end = schedule.burn_in if in_burn_in else next_edge(blocks, index)
-        stop = keeper.stop(index, min(end, index + steps))
-        if in_burn_in:
-            state = jax.block_until_ready(compiled.skip(state, job.xs, np.int32(stop)))
-            index = stop
-        else:
-            state, ring = compiled.advance(state, job.xs, np.int32(stop))
-            jax.tree.map(lambda a: a.copy_to_host_async(), ring)
-            index = next_index(blocks, index, stop, state)
+        before, ran_before = index, ran
+        stop = keeper.stop(index, min(next_edge(blocks, index), index + steps))
+        state, ring = advance(state, job.xs, np.int32(stop))
+        jax.tree.map(lambda a: a.copy_to_host_async(), ring)
+        index = next_index(blocks, index, stop, state)
         # The block before this one: an accelerator computes while the host copies.
         session.put_all(waiting)
         keeper.hand_over()
-        waiting = () if in_burn_in else blocks_of(ring, blocks, before)
+        waiting = blocks_of(ring, blocks, before)
         if index == schedule.length or keeper.is_due(index):
             keeper.keep(index, state.carry)
         ran = index - before
@@ -266,13 +261,15 @@ def drive(job: Job, state: BlockState, keeper: Keeper, session: Session) -> PyTr
 
 
 def next_edge(blocks: Program, index: int) -> int:
-    """Where a block after burn-in ends at last: with a full ring, had all before been full.
+    """Where a block ends at last: with burn-in, or with a full ring, had all before been full.
 
     So blocks are whole chunks again after one that a checkpoint made shorter.
     """
     schedule, full = blocks.schedule, blocks.slots * blocks.schedule.thin
     if schedule.keep is not None:
         return schedule.length
+    if index < schedule.burn_in:
+        return schedule.burn_in
     past = (index - schedule.burn_in) // full + 1
     return min(schedule.length, schedule.burn_in + past * full)
 
@@ -281,6 +278,8 @@ def next_index(blocks: Program, index: int, stop: int, state: BlockState) -> int
     """Where a block that began at `index` ended, without waiting for it if the schedule tells."""
     if blocks.schedule.keep is not None:
         return int(state.step)
+    if index < blocks.schedule.burn_in:
+        return stop
     phase = (index - blocks.schedule.burn_in) % blocks.schedule.thin
     return min(stop, index - phase + blocks.schedule.thin * blocks.slots)
 
