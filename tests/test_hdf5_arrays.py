@@ -2,16 +2,20 @@
 
 import dataclasses
 import re
+import threading
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 from arrays import numbers, ramp, spec
+from h5py._objects import phil
 from hdf5_files import COMPRESSIONS, made, opened
 
 from jaxstore.errors import FormatError, MismatchError
 from jaxstore.stores.hdf5 import HDF5Store
 from jaxstore.stores.hdf5_arrays import StoredArray, find_array
+from jaxstore.stores.hdf5_direct import read_chunk, write_chunk
 
 
 @pytest.fixture
@@ -52,6 +56,25 @@ class TestChunks:
             array = find_array(file, "x", location="here")
             array = dataclasses.replace(array, dataset=Late(array.dataset, ramp((2,)).tobytes()))
             assert array.read((slice(0, 2),), is_strict=True).tolist() == [1, 2]
+
+    @pytest.mark.parametrize("way", ["write", "read"])
+    def test_no_chunk_goes_in_or_out_while_another_thread_is_in_hdf5(self, path, way):
+        with h5py.File(path, "w") as file:
+            # Its `id` alone: to ask a dataset for that takes the lock too.
+            dataset = SimpleNamespace(id=file.create_dataset("x", (2,), "f4", chunks=(2,)).id)
+            data, found = ramp((2,)).tobytes(), []
+            write_chunk(dataset, (0,), data)
+            call = {
+                "write": lambda: write_chunk(dataset, (0,), data),
+                "read": lambda: read_chunk(dataset, (0,)),
+            }
+            thread = threading.Thread(target=lambda: found.append(call[way]()))
+            with phil:  # as h5py holds it in all other calls
+                thread.start()
+                thread.join(0.3)
+                assert not found
+            thread.join()
+            assert found == [None if way == "write" else (0, data)]
 
     @pytest.mark.parametrize("compression", COMPRESSIONS)
     @pytest.mark.parametrize("dtype", ["uint8", "bool", "float16", "float32", "complex128"])

@@ -23,6 +23,7 @@ from jaxstore.stores.hdf5_attrs import DTYPE, read_all
 from jaxstore.stores.hdf5_blobs import is_blob
 from jaxstore.stores.hdf5_chunks import ChunkError, Index, Region, chunks_of, gather
 from jaxstore.stores.hdf5_codec import ChunkCodec, codec_of
+from jaxstore.stores.hdf5_direct import read_chunk, write_chunk
 from jaxstore.stores.hdf5_names import find_item
 from jaxstore.stores.hdf5_scales import dims_of, name_dims
 from jaxstore.stores.limits import check_memory
@@ -78,10 +79,10 @@ class StoredArray:
                 block = self._patched(origin, part.in_chunk, block)
             data = self.codec.encode(block)
             if log is None:
-                self.dataset.id.write_direct_chunk(origin, data)
+                write_chunk(self.dataset, origin, data)
                 continue
             log.moving(self.name, part.index)
-            self.dataset.id.write_direct_chunk(origin, data)
+            write_chunk(self.dataset, origin, data)
             info = self.dataset.id.get_chunk_info_by_coord(origin)
             log.placed(self.name, part.index, offset=info.byte_offset, n_bytes=info.size)
 
@@ -140,13 +141,13 @@ class StoredArray:
     def _fetch(self, index: Index) -> tuple[int, Any] | None:
         origin = tuple(i * n for i, n in zip(index, self.chunks, strict=True))
         try:
-            return self.dataset.id.read_direct_chunk(origin)
+            return read_chunk(self.dataset, origin)
         except _HDF5_ERRORS:
             if not self._is_present(index):  # asked only now: it takes a walk over all chunks
                 return None
         try:
             # It is there by now: another thread may have written it since.
-            return self.dataset.id.read_direct_chunk(origin)
+            return read_chunk(self.dataset, origin)
         except _HDF5_ERRORS as error:
             raise ChunkError(index, f"cannot be read: {error}") from error
 

@@ -26,6 +26,7 @@ from jaxstore.stores.hdf5_chunk_log import WriterGone
 from jaxstore.stores.hdf5_chunks import places_of
 from jaxstore.stores.hdf5_codec import filters_as_options
 from jaxstore.stores.hdf5_description import describe, description_path
+from jaxstore.stores.hdf5_direct import write_chunk
 from jaxstore.stores.hdf5_file import new_file, sync_file
 from jaxstore.stores.hdf5_labels import write_labels
 from jaxstore.stores.hdf5_live import LiveFile
@@ -128,7 +129,7 @@ def _copy(killed: LiveFile, root: h5py.Group, *, location: str) -> None:
         )
         for index, data in killed.chunks(name):
             origin = tuple(i * n for i, n in zip(index, codec.shape, strict=True))
-            made.id.write_direct_chunk(origin, data)
+            write_chunk(made, origin, data)
     for name in (*description.labels, *shapes):
         root[name].attrs.update(encode_all(description.attrs.get(name, {}), name=name))
 

@@ -25,6 +25,7 @@ from jaxstore.stores.files import put_file
 from jaxstore.stores.folder_lock import FolderLock
 from jaxstore.stores.hdf5_arrays import StoredArray, find_array
 from jaxstore.stores.hdf5_chunks import bounded, chunks_of
+from jaxstore.stores.hdf5_direct import read_chunk, write_chunk
 from jaxstore.stores.hdf5_journal import remove_journal, settle_journal
 from jaxstore.stores.hdf5_lock import lock_file, shared
 from jaxstore.stores.holder import Holder, subject
@@ -241,13 +242,13 @@ def put_chunk(array: StoredArray, origin: tuple[int, ...], skipped: int, data: b
     if array.dataset.chunks is None:
         array.dataset[...] = np.frombuffer(data, array.dataset.dtype).reshape(array.dataset.shape)
     else:
-        array.dataset.id.write_direct_chunk(origin, data, filter_mask=skipped)
+        write_chunk(array.dataset, origin, data, skipped=skipped)
 
 
 def _sound_chunk(array: StoredArray, origin: tuple[int, ...]) -> tuple[int, bytes]:
     if array.dataset.chunks is None:
         return 0, np.asarray(array.dataset[...]).tobytes()
-    skipped, data = array.dataset.id.read_direct_chunk(origin)
+    skipped, data = read_chunk(array.dataset, origin)
     if array.codec is not None:
         array.codec.decode(data, skipped=skipped)
     return skipped, data
