@@ -69,6 +69,7 @@ class Measured:
 def probe(job: Job, environment: Mapping[str, str]) -> dict[str, Any]:
     """Run one process; one that fails is run again, and said so, unless it is ours."""
     for attempt in range(1, ATTEMPTS + 1):
+        os.sync()  # as in `timing.clock`
         done = child(job.PROGRAM, json.dumps(dataclasses.asdict(job)), environment=environment)
         if done.returncode == 0:
             found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

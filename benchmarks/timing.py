@@ -6,6 +6,7 @@ Owned here: the order of runs, what the clock covers, and ratios. What contender
 from __future__ import annotations
 
 import gc
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -93,6 +94,7 @@ def order(names: list[str], turn: int) -> list[str]:
 def clock(contender: Contender) -> tuple[float, float]:
     """Wall and CPU seconds of one run."""
     gc.collect()
+    os.sync()  # what the one before left to be written is no time of this one
     wall, cpu = time.perf_counter(), time.process_time()
     result = contender.run()
     took = time.perf_counter() - wall, time.process_time() - cpu
