@@ -88,8 +88,8 @@ def of_function(function: Callable[..., Any], *args: Any) -> str:
 def with_shapes(function: Callable[..., Any], *args: Any) -> tuple[str, PyTree]:
     """`of_function`, and the shapes of what the function gives, of one trace.
 
-    >>> with_shapes(lambda x: {"y": x > 1}, 0.0)[1]
-    {'y': ShapeDtypeStruct(shape=(), dtype=bool)}
+    >>> with_shapes(lambda x: {"y": x > 1}, 0.0)[1]["y"].dtype
+    dtype('bool')
     """
     # A function of our own: of the given one JAX may remember how it was before.
     closed, shapes = jax.make_jaxpr(lambda *a: function(*a), return_shape=True)(*args)

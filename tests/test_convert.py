@@ -486,6 +486,7 @@ class TestArrays:
         assert all(map(same, first, second))
         assert len(first) == len(second) == 6
 
+    @pytest.mark.filterwarnings("ignore:The data type:zarr.errors.UnstableSpecificationWarning")
     @pytest.mark.parametrize("kind", ["zarr", "hdf5"])
     def test_text_that_is_no_coordinate_is_refused_by_name(self, here, kind):
         if kind == "zarr":

@@ -132,6 +132,15 @@ def lie(kind):
     return bytes(packed)
 
 
+def write_lie(dataset, data):
+    """Put bytes that are no such chunk, where this HDF5 lets one."""
+    try:
+        dataset.id.write_direct_chunk((0,), data)
+    except OSError as error:
+        assert h5py.version.hdf5_version_tuple < (2,)
+        pytest.skip(f"HDF5 before 2 writes no such file: {error}")
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -143,7 +152,7 @@ def test_a_chunk_that_says_or_is_not_a_chunk_is_refused(path, kind):
     filters = hdf5plugin.Blosc(cname="lz4") if "blosc" in kind else hdf5plugin.Zstd()
     with h5py.File(path, "w") as file:
         made = file.create_dataset("x", (8,), "f4", chunks=(8,), **filters)
-        made.id.write_direct_chunk((0,), lie(kind))
+        write_lie(made, lie(kind))
     with opened(path) as store:
         with pytest.raises(FormatError, match=r"'x' in .*: chunk \(0,\) is damaged"):
             store.read("x")
@@ -171,7 +180,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak)
 def test_absurd_declarations_take_no_memory(path):
     with h5py.File(path, "w") as file:
         made = file.create_dataset("bomb", (8,), "f4", chunks=(8,), **hdf5plugin.Zstd())
-        made.id.write_direct_chunk((0,), zstd.compress(np.zeros(BIG, "u1"), 1, True))
+        write_lie(made, zstd.compress(np.zeros(BIG, "u1"), 1, True))
         file.create_dataset("huge", (1 << 45,), "f4", chunks=(1 << 10,))
         file.create_dataset("chunk", (1 << 40,), "u1", chunks=((1 << 32) - 1,))
     code = [sys.executable, "-c", HOSTILE, str(path)]

@@ -268,6 +268,8 @@ def test_a_batch_goes_to_numpy_and_back_without_a_copy(arrays, tmp_path):
     batch = next(iter(js.Loader(in_hdf5(tmp_path, arrays), **BATCHES)))
     host = np.from_dlpack(batch["x"])
     assert np.array_equal(host, arrays["x"][batch.rows])
+    if jax.__version_info__ < (0, 12):
+        pytest.skip("this jax takes no array from NumPy that may not be written")
     back = jnp.from_dlpack(host)
     assert back.unsafe_buffer_pointer() == batch["x"].unsafe_buffer_pointer()
     assert_same(back, batch["x"])
