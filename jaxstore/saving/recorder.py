@@ -61,6 +61,7 @@ class Recorder:
         self._committed_at = 0.0
         self._state = ""  # as of the last commit
         self._commit_s = 0.0  # that the last commit took
+        self._is_committed = True  # all that was written
         self._checkpoint: CheckpointMark | None = None
         self._tail: Mark | None = None
         self._due: Checkpoint | None = None  # waits until it is time for the next checkpoint
@@ -97,16 +98,8 @@ class Recorder:
         pieces = block.split() if self._must_split(block) else (block,)
         for piece in pieces:
             self._write_piece(piece)
-        since = time.monotonic() - self._committed_at
-        is_cheap, is_late = since * COMMIT_SHARE > self._commit_s, since > TAIL_EVERY_S
-        if self._store.keeps_commits:
-            is_due, with_tails = is_cheap and is_late, True
-        elif is_cheap and sum(self._draws()) > self.draws_committed:
-            is_due, with_tails = True, False
-        else:
-            is_due, with_tails = is_late, True
-        if is_due:
-            self.commit("running", with_tails=with_tails)
+        self._is_committed = False
+        self._commit_due()
         self._keep_due()
 
     def checkpoint(self, point: Checkpoint) -> None:
@@ -119,8 +112,10 @@ class Recorder:
         self._keep_due(is_urgent=not point.senders)
 
     def beat(self) -> None:
-        """Do what is due while no draws come: a checkpoint that waits, or a sign of life."""
+        """Do what is due while no draws come: a checkpoint or a commit, or a sign of life."""
         self._keep_due()
+        if not self._is_committed:
+            self._commit_due()
         lease_s = self._store.lease_s
         is_quiet = lease_s is not None and time.monotonic() - self._committed_at > lease_s / 4
         if is_quiet and self._state == "running":
@@ -135,7 +130,7 @@ class Recorder:
             for i, strand in enumerate(self._strands[key]):
                 for first, rows in strand.rest():
                     self._put(key, i, first, rows)
-        if not any(s.waiting for strands in self._strands.values() for s in strands):
+        if not self._has_waiting:
             self._tail = None
         is_due = self._due is not None
         if self._due is not None:
@@ -146,7 +141,8 @@ class Recorder:
 
     def commit(self, state: str, *, with_tails: bool = False) -> None:
         """Make everything written so far count: shapes first, then the record."""
-        if with_tails or self._store.keeps_commits:  # what is kept shows leaves of one length
+        with_tails = with_tails or self._store.keeps_commits  # which show leaves of one length
+        if with_tails:
             self._write_tails()
         began, draws = time.monotonic(), self._draws()
         for i, spec in enumerate(self._specs):
@@ -158,6 +154,7 @@ class Recorder:
         self._store.commit(record.to_json())
         self._state = state
         self.committed, self._committed_at = draws, time.monotonic()
+        self._is_committed = with_tails or not self._has_waiting
         # The very first says that there is nothing, and makes files: no measure of the others.
         self._commit_s = self._committed_at - began if any(draws) else 0.0
 
@@ -165,6 +162,11 @@ class Recorder:
     def _home(self) -> str:
         """The array under which blobs lie."""
         return home_of(self._layout)
+
+    @property
+    def _has_waiting(self) -> bool:
+        """Whether draws wait for their chunk to fill."""
+        return any(s.waiting for strands in self._strands.values() for s in strands)
 
     def _draws(self) -> list[int]:
         """Draws of each chain that all leaves have in the store."""
@@ -243,6 +245,19 @@ class Recorder:
         self._tail = Mark.next("tail", self._tail) if pieces else None
         if self._tail is not None:
             put_tail(self._store, self._home, self._tail, pieces)
+
+    def _commit_due(self) -> None:
+        """Commit what was written, when it is time."""
+        since = time.monotonic() - self._committed_at
+        is_cheap, is_late = since * COMMIT_SHARE > self._commit_s, since > TAIL_EVERY_S
+        if self._store.keeps_commits:
+            is_due, with_tails = is_cheap and is_late, True
+        elif is_cheap and sum(self._draws()) > self.draws_committed:
+            is_due, with_tails = True, False
+        else:
+            is_due, with_tails = is_late, True
+        if is_due:
+            self.commit("running", with_tails=with_tails)
 
     def _keep_due(self, *, is_urgent: bool = False) -> None:
         since = time.monotonic() - self._checkpoint_at
