@@ -88,7 +88,8 @@ def plan_batch(
     """Sizes that keep a limit.
 
     The largest that its items and outputs allow is compiled first. Where temporaries make it too
-    large, a small one beside it tells what an item takes.
+    large, a smaller one beside it tells what an item takes: the one that would do if what a batch
+    takes were all its items', as it mostly is, so that it is the batch.
 
     Args:
         compile_for: Of a batch size, its program; remembers them, since one is asked for again.
@@ -109,8 +110,11 @@ def plan_batch(
     fixed = 0
     first = batch_near(max(1, wanted), demand.chunk_rows, fitting)
     kept = min(share, _CPU_MOST_BYTES) if is_cpu else footprint
-    if first > _PROBE_ITEMS and compile_for(first).n_bytes > kept:
-        fixed, per_item = _cost(compile_for, first)
+    if first > _PROBE_ITEMS and (n_bytes := compile_for(first).n_bytes) > kept:
+        fewer = batch_near(
+            max(_PROBE_ITEMS, first * footprint // n_bytes), demand.chunk_rows, fitting
+        )
+        fixed, per_item = _cost(compile_for, fewer, first)
         wanted = min(wanted, min(footprint, max(share - fixed, share // 2)) // per_item)
     while True:
         batch_size = batch_near(max(1, wanted), demand.chunk_rows, fitting)
@@ -196,9 +200,8 @@ def chunk_shape(inner_shape: Sequence[int], itemsize: int, unit_items: int) -> t
     return (unit_items, *inner)
 
 
-def _cost(compile_for: Callable[[int], Sized], many: int) -> tuple[int, int]:
-    """Bytes of a program for any batch, and for each item, by a large batch and a small one."""
-    few_bytes = compile_for(_PROBE_ITEMS).n_bytes
-    more_bytes = compile_for(many).n_bytes - few_bytes
-    per_item = max(1, -(-more_bytes // (many - _PROBE_ITEMS)))
-    return max(0, few_bytes - _PROBE_ITEMS * per_item), per_item
+def _cost(compile_for: Callable[[int], Sized], few: int, many: int) -> tuple[int, int]:
+    """Bytes of a program for any batch, and for each item, by two batches."""
+    few_bytes = compile_for(few).n_bytes
+    per_item = max(1, -(-(compile_for(many).n_bytes - few_bytes) // (many - few)))
+    return max(0, few_bytes - few * per_item), per_item
