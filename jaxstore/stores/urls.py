@@ -21,8 +21,8 @@ def is_url(where: object) -> bool:
 def local_path(url: str) -> Path | None:
     """The path that a file:// URL means; None for any other URL.
 
-    >>> local_path("file:///tmp/my%20run.zarr")
-    PosixPath('/tmp/my run.zarr')
+    >>> print(local_path("file:///tmp/my%20run.zarr"))
+    /tmp/my run.zarr
     """
     parts = urlsplit(url)
     return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
