@@ -96,17 +96,6 @@ def with_shapes(function: Callable[..., Any], *args: Any) -> tuple[str, PyTree]:
     return _Reading().digest(closed)[:_LENGTH], shapes
 
 
-def has_callback(function: Callable[..., Any], *args: Any) -> bool:
-    """Whether the host computes a part of a function, which its fingerprint does not see.
-
-    >>> has_callback(lambda x: jax.pure_callback(np.sin, x, x), 0.0), has_callback(jnp.sin, 0.0)
-    (True, False)
-    """
-    reading = _Reading()
-    reading.digest(jax.make_jaxpr(lambda *a: function(*a))(*args))
-    return bool(reading.primitives & _CALLBACKS)
-
-
 def of_bytes(data: bytes) -> str:
     """Fingerprint of bytes.
 
