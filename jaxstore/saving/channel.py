@@ -69,6 +69,8 @@ class Receiver(Protocol):
         ...
 
 
+_HEAD = 5  # words before the steps: receiver, chain, whether lanes may differ, tick, step
+
 _receivers: dict[int, Receiver] = {}
 _numbers = itertools.count(1)
 _layouts: dict[Hashable, int] = {}  # grows with the programs that are traced, not with their runs
@@ -138,12 +140,14 @@ def payload_of(
     arrays = [np.asarray(leaf) for leaf in leaves]
     state = [np.asarray(leaf) for leaf in point[2:]]
     n_axes, slots = chain.ndim, steps.shape[-1]
-    lead = np.broadcast_shapes(*(a.shape[:n_axes] for a in (chain, steps, *arrays, *state)))
+    lead = np.broadcast_shapes(*{a.shape[:n_axes] for a in (chain, steps, *arrays, *state)})
     lanes = math.prod(lead)
 
     def flat(array: HostArray) -> HostArray:
         inner = array.shape[n_axes:]
-        return np.broadcast_to(array, (*lead, *inner)).reshape(lanes, *inner)
+        if array.shape[:n_axes] != lead:
+            array = np.broadcast_to(array, (*lead, *inner))
+        return array.reshape(lanes, *inner)
 
     tick, step = clock.reshape(-1, 2)[0].tolist()
     return Payload(
@@ -167,14 +171,26 @@ def first_of(number: Any) -> int:
     return int(np.asarray(number).flat[0])
 
 
-def _receive(operands: Sequence[Any], point: Sequence[Any]) -> HostArray:
+def _receive(head: Any, leaves: Sequence[Any], point: Sequence[Any]) -> HostArray:
     # np.asarray first, everywhere: a callback that calls into JAX may deadlock (jax#24255).
-    number, chain, clock, is_ragged, steps, *leaves = operands
-    receiver = find_receiver(first_of(number))
+    head = np.asarray(head)
+    receiver = find_receiver(first_of(head))
     if receiver is None:
         raise RuntimeError("a draw arrived for chains that were already post-processed or closed")
-    payload = payload_of(chain, clock, is_ragged, steps, leaves, point)
+    chain, is_ragged, clock = head[..., 1].view(np.int32), head[..., 2], head[..., 3:_HEAD]
+    payload = payload_of(chain, clock, is_ragged, head[..., _HEAD:], leaves, point)
     return np.asarray(receiver.receive(payload) % 2**32, np.uint32)
+
+
+def head_of(receiver: Array, chain: Array, clock: Array, is_ragged: Array, steps: Array) -> Array:
+    """All that is not a draw in one array, shape=(..., _HEAD + slots), dtype=uint32.
+
+    JAX takes 40 µs for each operand of a callback, be it ever so small.
+    """
+    words = (receiver, jax.lax.bitcast_convert_type(chain, jnp.uint32), is_ragged)
+    parts = [*(word.astype(jnp.uint32)[..., None] for word in words), clock, steps]
+    lead = jnp.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    return jnp.concatenate([jnp.broadcast_to(p, (*lead, p.shape[-1])) for p in parts], axis=-1)
 
 
 @custom_vmap
@@ -223,7 +239,8 @@ def send(
     # The cond is in here, hidden from vmap; every operand is explicit, since custom_vmap fails
     # on a tracer that it closed over.
     def call(point: tuple[Array, ...]) -> Array:
-        following = io_callback(_receive, jax.ShapeDtypeStruct((), jnp.uint32), operands, point)
+        tick = jax.ShapeDtypeStruct((), jnp.uint32)
+        following = io_callback(_receive, tick, head_of(*operands[:5]), operands[5:], point)
         return following + (stop - stop)  # varies over the mesh axes that stop does
 
     def call_with_point() -> Array:

@@ -7,6 +7,7 @@ there as the unsigned integers of its bits, with the true name in an attribute b
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import ml_dtypes
@@ -41,6 +42,7 @@ _ADVICE = {
 }
 
 
+@lru_cache(maxsize=256)
 def stored_dtype(dtype: Any) -> DType:
     """Native dtype whose bits represent `dtype` at rest; most dtypes represent themselves.
 
@@ -103,6 +105,7 @@ def parse_dtype(name: str) -> DType:
         ) from None
 
 
+@lru_cache(maxsize=256)
 def _plain(dtype: Any) -> DType:
     """The dtype in native byte order, or a refusal."""
     try:
