@@ -7,6 +7,7 @@ Owned here: the public object. What comes when is `epoch`, how it is read `block
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from threading import Event
 from typing import Any, Literal, NamedTuple, NoReturn, Self
 
 import jax
@@ -149,7 +150,7 @@ class Loader:
             process_index=process_index,
             process_count=process_count,
         )
-        self._is_closed = False
+        self._closed = Event()  # shared with feeds, which so need not keep the loader
         given, self._sources = open_variables(source, variables, axis=axis, is_strict=strict)
         try:
             geometries = {name: found.geometry for name, found in self._sources.items()}
@@ -160,7 +161,7 @@ class Loader:
             )
             self._memory = plan_memory(self._recipe, work)
             self._engine = make_engine(self._recipe, self._memory, destination, goal)
-            self.parts = Parts(self._recipe, destination, work, lambda: self._is_closed)
+            self.parts = Parts(self._recipe, destination, work, self._closed.is_set)
         except BaseException:
             self._close_sources()
             raise
@@ -247,7 +248,7 @@ class Loader:
 
     def close(self) -> None:
         """Let go of files and memory. Batches that were given stay as they are."""
-        self._is_closed = True
+        self._closed.set()
         self._engine.forget()
         self._close_sources()
 
@@ -276,7 +277,7 @@ class Loader:
         before: Callable[[], None] | None = None,
         report: Callable[[Position, EpochStatistics], None] | None = None,
     ) -> EpochIterator:
-        if self._is_closed:
+        if self._closed.is_set():
             raise BusyError("this loader is closed. Make a new one.")
         return EpochIterator(
             self._engine.batches,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -130,7 +130,7 @@ class Uses:
         n_anchors = int(recipe.anchors.max(initial=-1)) + 2
         self._place_of = np.full(n_anchors, -1, np.int64)
         self._place_of[recipe.anchors] = np.arange(len(recipe.anchors))
-        self._turns = lru_cache(2)(self._make_turns)  # of this epoch and the next
+        self._turns = lru_cache(2)(partial(_turns, recipe.schedule))  # this epoch's and the next's
 
     def after(
         self, column: int, chunks: Rows, *, epoch: int, last: int
@@ -146,11 +146,13 @@ class Uses:
         turns = self._turns(epoch)[places]
         return np.where(turns > last, turns, len(turns) + self._turns(epoch + 1)[places])
 
-    def _make_turns(self, epoch: int) -> Rows:
-        order = self._recipe.schedule.order(epoch)
-        turns = np.empty_like(order)
-        turns[order] = np.arange(len(order))
-        return turns
+
+def _turns(schedule: Schedule, epoch: int) -> Rows:
+    """When each chunk comes in the order of an epoch."""
+    order = schedule.order(epoch)
+    turns = np.empty_like(order)
+    turns[order] = np.arange(len(order))
+    return turns
 
 
 def _touched(

@@ -5,12 +5,14 @@ Owned here: the only thread of the saving wing. What it does with an item is its
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakMethod
 
 QUEUE_BYTES = 256 * 2**20
 IDLE_S = 1.0
@@ -34,6 +36,8 @@ class Writer:
     After `handle` or an action raised, items that are queued are dropped, and every later `put`
     and `drain` raises that same exception.
 
+    A writer does not keep the object whose methods it calls: whoever puts items does.
+
     Args:
         handle: Called with each item.
         idle: Called once a second while nothing is queued; what it raises counts as of `handle`.
@@ -49,8 +53,8 @@ class Writer:
         queue_bytes: int = QUEUE_BYTES,
         name: str = "",
     ) -> None:
-        self._handle = handle
-        self._idle = idle
+        self._handle = loosely(handle)
+        self._idle = None if idle is None else loosely(idle)
         self._queue_bytes = queue_bytes
         self._name = f"jaxstore-writer {name}".strip()
         self._items: deque[tuple[Any, int]] = deque()
@@ -154,3 +158,20 @@ class Writer:
                 self.error, self.is_dead = self.error or error, True
             if isinstance(item, Task):
                 item.result.set_exception(error)
+
+
+def loosely(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A function as it is; a method without a hold on its object.
+
+    An object and its writer would be a cycle, and what was saved in memory would stay until the
+    garbage collector comes by, which counts objects and not their bytes.
+    """
+    if not inspect.ismethod(call):
+        return call
+    method = WeakMethod(call)
+
+    def called(*args: Any) -> Any:
+        found = method()
+        return None if found is None else found(*args)
+
+    return called
