@@ -47,7 +47,8 @@ class Device:
         return keep.any()
 
     def payload(self, *, is_ragged):
-        return Payload(self.chain, self.tick, is_ragged, self.steps.copy(), (self.ring.copy(),))
+        steps, ring = self.steps.copy(), self.ring.copy()
+        return Payload(self.chain, self.tick, is_ragged, 1, steps, (ring,))
 
 
 def lanes():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from typing import NamedTuple
 
@@ -9,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import walking
 from collecting import assert_same
+from jax.experimental import io_callback
 from pairs import in_turn
 from resuming import Stopped, places, stopped_after
 from walking import (
@@ -21,12 +24,15 @@ from walking import (
     begin,
     chain,
     one,
+    pmapped,
+    sharded,
     uninterrupted,
     vmapped,
     walks,
 )
 
 import jaxstore as js
+from jaxstore.saving.recording import Recording
 
 
 @pytest.mark.parametrize(("kind", "name"), in_turn(["memory", "zarr", "hdf5"], PROGRAMS, every=3))
@@ -39,6 +45,40 @@ def test_a_stopped_program_ends_as_one_that_was_not(tmp_path, kind, name):
     found, last = attempt(program, make())
     assert_same_saved(found, wanted)
     assert_same(last, wanted_last)
+
+
+@pytest.mark.parametrize("program", [sharded, pmapped])
+def test_a_checkpoint_waits_for_devices_that_sent_nothing_yet(program, monkeypatch):
+    """Else a run that is killed then would go on without their chains."""
+    taken, points, gate = [], [], threading.Event()
+    chain, take_part, put_checkpoint = walking.chain, Recording.take_part, Recording.put_checkpoint
+
+    def take(recording, part):
+        taken.append(part.step)
+        take_part(recording, part)
+        if taken.count(part.step) == 3:
+            gate.set()
+
+    def put(recording, point):
+        points.append(len(point.senders))
+        put_checkpoint(recording, point)
+
+    def hold(step, number):
+        assert number != 3 or gate.wait(60)  # the last device
+        return np.asarray(step)
+
+    def held_back(triple, walk, first, **how):
+        step = jax.ShapeDtypeStruct((), jnp.int32)
+        first = io_callback(hold, step, jnp.int32(first), how["chain"])
+        return chain(triple, walk, first, **how)
+
+    monkeypatch.setattr(Recording, "take_part", take)
+    monkeypatch.setattr(Recording, "put_checkpoint", put)
+    monkeypatch.setattr(walking, "chain", held_back)
+    with js.save(js.MemoryCollector(), checkpoint_every=EVERY, buffer_draws=8) as triple:
+        triple.postprocess(program(triple, walks(), 0)[0])
+    assert set(points) == {4}
+    assert len(points) == N_STEPS // EVERY
 
 
 def test_a_finished_run_becomes_longer(tmp_path):

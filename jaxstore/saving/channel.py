@@ -46,6 +46,7 @@ class Payload(NamedTuple):
     chain: HostArray  # (lanes,) int32; -1 where the caller named no chain
     tick: int  # uint32 clock after the last step in the ring
     is_ragged: bool  # whether lanes may keep different steps
+    n_senders: int  # devices that send chains of their own, this one included
     steps: HostArray  # (lanes, slots) uint32; 2 * step of each slot, plus one where it was kept
     leaves: tuple[HostArray, ...]  # (lanes, slots, *leaf.shape) each
     point: Point | None = None  # where a checkpoint is due
@@ -69,7 +70,7 @@ class Receiver(Protocol):
         ...
 
 
-_HEAD = 5  # words before the steps: receiver, chain, whether lanes may differ, tick, step
+_HEAD = 6  # words before the steps: receiver, chain, ragged or not, senders, tick, step
 
 _receivers: dict[int, Receiver] = {}
 _numbers = itertools.count(1)
@@ -130,6 +131,8 @@ def payload_of(
     steps: Any,
     leaves: Sequence[Any],
     point: Sequence[Any] = (),
+    *,
+    n_senders: Any = 1,
 ) -> Payload:
     """Flatten the lanes of every transformation around the program, outermost slowest.
 
@@ -154,6 +157,7 @@ def payload_of(
         flat(chain),
         tick,
         bool(np.any(is_ragged)),
+        first_of(n_senders),
         flat(steps).reshape(lanes, slots),
         tuple(flat(a) for a in arrays),
         Point(step, layout_of(point[1]), tuple(flat(a) for a in state), lead) if point else None,
@@ -177,8 +181,9 @@ def _receive(head: Any, leaves: Sequence[Any], point: Sequence[Any]) -> HostArra
     receiver = find_receiver(first_of(head))
     if receiver is None:
         raise RuntimeError("a draw arrived for chains that were already post-processed or closed")
-    chain, is_ragged, clock = head[..., 1].view(np.int32), head[..., 2], head[..., 3:_HEAD]
-    payload = payload_of(chain, clock, is_ragged, head[..., _HEAD:], leaves, point)
+    chain, is_ragged, n_senders = head[..., 1].view(np.int32), head[..., 2], head[..., 3]
+    clock, steps = head[..., 4:_HEAD], head[..., _HEAD:]
+    payload = payload_of(chain, clock, is_ragged, steps, leaves, point, n_senders=n_senders)
     return np.asarray(receiver.receive(payload) % 2**32, np.uint32)
 
 
@@ -187,10 +192,17 @@ def head_of(receiver: Array, chain: Array, clock: Array, is_ragged: Array, steps
 
     JAX takes 40 µs for each operand of a callback, be it ever so small.
     """
-    words = (receiver, jax.lax.bitcast_convert_type(chain, jnp.uint32), is_ragged)
+    number = jax.lax.bitcast_convert_type(chain, jnp.uint32)
+    words = (receiver, number, is_ragged, jnp.uint32(n_devices()))
     parts = [*(word.astype(jnp.uint32)[..., None] for word in words), clock, steps]
     lead = jnp.broadcast_shapes(*(part.shape[:-1] for part in parts))
     return jnp.concatenate([jnp.broadcast_to(p, (*lead, p.shape[-1])) for p in parts], axis=-1)
+
+
+def n_devices() -> int:
+    """Devices of this process that run the program which is traced, each for chains of its own."""
+    mesh = jax.sharding.get_abstract_mesh()  # of `shard_map`, and of `pmap`, which is one
+    return max(1, math.prod(mesh.shape[axis] for axis in mesh.manual_axes) // jax.process_count())
 
 
 @custom_vmap

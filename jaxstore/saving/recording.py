@@ -124,7 +124,8 @@ class Recording:
     def take_part(self, part: Part) -> None:
         """Take what one sender brings to a checkpoint; the last of a step completes it."""
         with self._lock:
-            n_senders = sum(session.n_senders for session in self._sessions)
+            wanted = max(session.wanted_senders for session in self._sessions)
+            n_senders = max(wanted, sum(session.n_senders for session in self._sessions))
             parts, ended = self._gathering.take(part, n_senders=n_senders), dict(self._ended)
         if parts:
             self.put_checkpoint(join_parts(parts, ended=ended))

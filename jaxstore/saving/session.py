@@ -82,6 +82,7 @@ class Session:
         self._lanes = Lanes(sink.allocate, sink.claim)
         # Tick and step at which its programs begin; zero but after `restore`.
         self.clock = (0, 0)
+        self.wanted_senders = 0  # of all sessions that its program has, one per device or one
         self._last_steps: dict[tuple[int, ...], int] = {}  # of checkpoints, by sender
         self._flushed_at: dict[tuple[int, ...], tuple[float, int]] = {}
         self._lock = threading.Lock()  # guards all of the above: devices call on their own threads
@@ -96,6 +97,7 @@ class Session:
         with self._lock:
             try:
                 check_interrupt()
+                self.wanted_senders = max(self.wanted_senders, payload.n_senders)
                 is_due = payload.point is not None
                 self.put_all(self._lanes.blocks(payload, may_be_empty=is_due))
                 if payload.point is not None:
