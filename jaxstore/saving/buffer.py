@@ -26,7 +26,7 @@ from jaxstore.saving import channel
 # the caches, and 0.3 ms per MiB that JAX copies: at 1 MiB and 400-byte draws 0.3 µs a draw. With
 # 4 MiB that is a third less, but a thousand chains would hold gigabytes.
 RING_BYTES = 2**20
-MAX_SLOTS = 16384
+MAX_SLOTS = 4096
 
 
 class SavingState(NamedTuple):

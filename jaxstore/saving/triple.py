@@ -99,7 +99,7 @@ def save(
         checkpoint_every: Calls of `save` between checkpoints of the sampler; 0 makes none. Those
             that come faster than they can be written are left out, the latest never.
         buffer_draws: Draws per chain in the ring, rounded up to a power of two. None takes
-            1 MiB per chain, at most 16384 draws.
+            1 MiB per chain, at most 4096 draws.
         progress: Whether to show a bar in a terminal or notebook.
 
     Raises:
