@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -93,3 +94,31 @@ def test_an_action_runs_after_all_items_and_its_error_is_kept():
         writer.put(2, 1)
     assert writer.submit(lambda: "still").result() == "still"
     writer.stop()
+
+
+class Owner:
+    def __init__(self, seen, gate):
+        self.seen, self.gate = seen, gate
+        self.writer = Writer(self.handle, idle=self.rest, name="owned")
+
+    def handle(self, item):
+        self.gate.wait()
+        self.seen.append(item)
+
+    def rest(self):
+        pass
+
+
+def test_what_is_queued_is_handled_also_when_its_owner_is_gone_and_then_the_thread_ends():
+    seen, gate = [], threading.Event()
+    owner = Owner(seen, gate)
+    for i in range(5):
+        owner.writer.put(i, 1)
+    reference = weakref.ref(owner)
+    [thread] = [t for t in threading.enumerate() if t.name == "jaxstore-writer owned"]
+    del owner
+    gate.set()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert seen == [0, 1, 2, 3, 4]
+    assert reference() is None

@@ -20,6 +20,8 @@ IDLE_S = 1.0
 
 _IDLE = object()  # in place of an item
 
+Call = Callable[..., Any]
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -36,7 +38,9 @@ class Writer:
     After `handle` or an action raised, items that are queued are dropped, and every later `put`
     and `drain` raises that same exception.
 
-    A writer does not keep the object whose methods it calls: whoever puts items does.
+    Of an object whose method handles items only what is queued keeps hold, and the thread ends
+    with it. Else the two would be a cycle, and what was saved in memory would stay until the
+    garbage collector comes by, which counts objects and not their bytes.
 
     Args:
         handle: Called with each item.
@@ -54,10 +58,10 @@ class Writer:
         name: str = "",
     ) -> None:
         self._handle = loosely(handle)
-        self._idle = None if idle is None else loosely(idle)
+        self._idle = loosely(idle or (lambda: None))
         self._queue_bytes = queue_bytes
         self._name = f"jaxstore-writer {name}".strip()
-        self._items: deque[tuple[Any, int]] = deque()
+        self._items: deque[tuple[Any, int, Call | None]] = deque()
         self._bytes = 0  # of what waits and of what is in hand
         self._is_busy = False
         self._is_stopping = False
@@ -116,7 +120,7 @@ class Writer:
             raise self.error
 
     def _add(self, item: object, n_bytes: int) -> None:
-        self._items.append((item, n_bytes))
+        self._items.append((item, n_bytes, self._handle()))
         self._bytes += n_bytes
         self._is_stopping = False
         if self._thread is None:
@@ -129,30 +133,30 @@ class Writer:
             with self._change:
                 self._is_busy = False
                 self._change.notify_all()
-                wait_s = None if self._idle is None else IDLE_S
                 is_idle = not self._change.wait_for(
-                    lambda: self._items or self._is_stopping, wait_s
+                    lambda: self._items or self._is_stopping, IDLE_S
                 )
-                if not self._items and not is_idle:
+                if not self._items and (not is_idle or self._handle() is None):
                     self._thread = None
                     return
-                item, n_bytes = (_IDLE, 0) if is_idle else self._items.popleft()
+                item, n_bytes, call = self._items.popleft() if self._items else (_IDLE, 0, None)
                 self._is_busy = True
-            self._work(item)
-            item = None  # drop the reference before waiting: blocks are large
+            self._work(item, call)
+            item = call = None  # drop the references before waiting: blocks are large
             with self._change:
                 self._bytes -= n_bytes
 
-    def _work(self, item: Any) -> None:
+    def _work(self, item: Any, call: Call | None) -> None:
         try:
             if isinstance(item, Task):
                 item.result.set_result(item.action())
             elif self.is_dead:
                 return
-            elif item is _IDLE and self._idle is not None:
-                self._idle()
-            else:
-                self._handle(item)
+            elif item is _IDLE:
+                if (idle := self._idle()) is not None:
+                    idle()
+            elif call is not None:
+                call(item)
         except BaseException as error:
             with self._change:
                 self.error, self.is_dead = self.error or error, True
@@ -160,18 +164,6 @@ class Writer:
                 item.result.set_exception(error)
 
 
-def loosely(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A function as it is; a method without a hold on its object.
-
-    An object and its writer would be a cycle, and what was saved in memory would stay until the
-    garbage collector comes by, which counts objects and not their bytes.
-    """
-    if not inspect.ismethod(call):
-        return call
-    method = WeakMethod(call)
-
-    def called(*args: Any) -> Any:
-        found = method()
-        return None if found is None else found(*args)
-
-    return called
+def loosely(call: Call) -> Callable[[], Call | None]:
+    """What gives a function as it is; a method for as long as somebody has its object."""
+    return WeakMethod(call) if inspect.ismethod(call) else lambda: call
