@@ -30,6 +30,7 @@ _PATIENCE_S = 10.0  # of a writer with readers; one read takes far less
 _PAUSE_S = 0.002
 # HDF5 has one descriptor of a file, and so one lock, for all who have it open in a process.
 _let: Counter[tuple[int, int]] = Counter()  # how many of them want none, by device and inode
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # no other way of doing the same helps
 _FULL_BYTES = 1 << 16  # HDF5 names no errno at times; with less than this left, the disk is full
 
 
@@ -42,25 +43,7 @@ def create_file(path: Path, *, durable: bool) -> h5py.File:
     _make_folder(path.parent, durable=durable)
     if os.path.lexists(path):
         raise _exists(path)
-    partial = Path(partial_beside(str(path)))
-    file = new_file(partial)
-    try:
-        file.flush()  # before the first flush a killed writer leaves a file that does not open
-        try:
-            os.link(partial, path)
-        except FileExistsError:
-            raise _exists(path) from None
-        except OSError:  # a file system without hard links
-            file.close()
-            partial.unlink()
-            file = h5py.File(path, "x")
-            file.flush()
-        else:
-            partial.unlink()
-    except BaseException:
-        detach(file)
-        partial.unlink(missing_ok=True)
-        raise
+    file = _linked_file(path)
     if durable:
         sync_file(file)
         sync_folder(str(path.parent))
@@ -69,11 +52,20 @@ def create_file(path: Path, *, durable: bool) -> h5py.File:
 
 def new_file(path: Path) -> h5py.File:
     """A new file, of which nothing is left if it cannot be made."""
+    file = None
     try:
-        return h5py.File(path, "x")
-    except (OSError, RuntimeError) as error:
+        file = h5py.File(path, "x")
+        file.flush()  # before the first flush a killed writer leaves a file that does not open
+        return file
+    except FileExistsError:
+        raise _exists(path) from None
+    except BaseException as error:
+        if file is not None:
+            detach(file)
         path.unlink(missing_ok=True)
-        raise disk_error(error, path) from error
+        if isinstance(error, OSError | RuntimeError):
+            raise disk_error(error, path) from error
+        raise
 
 
 def open_file(path: Path, mode: str) -> h5py.File:
@@ -110,6 +102,8 @@ def open_file(path: Path, mode: str) -> h5py.File:
                     time.sleep(_PAUSE_S)
                     continue
                 raise BusyError(f"{path} cannot be opened with mode={mode!r}: {error}") from error
+            if error.errno in _OF_THE_DISK:
+                raise disk_error(error, path) from error
             raise FormatError(
                 f"{path} is not a readable HDF5 file: {_what(path)} ({error})"
             ) from error
@@ -190,6 +184,24 @@ def detach(file: h5py.File) -> None:
         nowhere = os.memfd_create("jaxstore")
         os.dup2(nowhere, file.id.get_vfd_handle())
         os.close(nowhere)
+
+
+def _linked_file(path: Path) -> h5py.File:
+    partial = Path(partial_beside(str(path)))
+    file = new_file(partial)
+    try:
+        os.link(partial, path)
+        return file
+    except FileExistsError:
+        detach(file)
+        raise _exists(path) from None
+    except OSError as error:
+        detach(file)
+        if error.errno in _OF_THE_DISK:
+            raise
+    finally:
+        partial.unlink(missing_ok=True)
+    return new_file(path)  # a file system without hard links
 
 
 def _make_folder(folder: Path, *, durable: bool) -> None:

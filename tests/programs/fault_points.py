@@ -3,11 +3,11 @@
 LD_PRELOAD=fault_points.so python fault_points.py CASE FOLDER POINTS HOW...
 
 CASE is "zarr", "zarr-durable", "hdf5" or "hdf5-durable", then "-ragged" or not, then "-small" for
-chunks of one draw or not. POINTS, "first::every", are the changes at which a run dies, counted from
-1: "before", "after" or in "half" of it, or it finds the disk "full" from there on; first one that
-begins, then one that goes on with another that died midway. "checkpoint" are all changes of its
-third checkpoint. Prints a line of JSON for each death. No JAX program runs, so that a process can
-fork for each.
+chunks of one draw or not. POINTS, "first:stop:every", are the changes at which a run dies, counted
+from 1, all that follow without a stop: "before", "after" or in "half" of it, or it finds the disk
+"full" from there on; first one that begins, then one that goes on with another that died midway.
+"checkpoint" are all changes of its third checkpoint. Prints a line of JSON for each death. No JAX
+program runs, so that a process can fork for each.
 """
 
 from __future__ import annotations
@@ -342,8 +342,8 @@ def points(case: Case, folder: Path, which: str, hows: list[str]) -> Iterator[di
         if which == "checkpoint":
             picked = range(third[0], third[1] + 1 if scenario == "begin" else third[0])
         else:
-            start, every = map(int, which.split("::"))
-            picked = range(start, len(ops) + 1, every)
+            start, stop, every = which.split(":")
+            picked = range(len(ops) + 1)[int(start) : int(stop or len(ops) + 1) : int(every)]
         for n, how in zip(picked, itertools.cycle(hows), strict=False):
             found = one_point(case, folder, None if scenario == "begin" else midway, n, how)
             if found is not None:
