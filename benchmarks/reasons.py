@@ -27,7 +27,8 @@ H5PY = (
 REASONS = {  # row, how `what` begins
     ("triple", "triple"): (
         "a callback in the body of a scan makes XLA's CPU backend run that body kernel by kernel: "
-        "2.8 with a receiver that does nothing; the rest is the writer on the second core"
+        "2.5 before the host is called at all, 3.0 with a receiver that does nothing; the rest is "
+        "the writer on the second core"
     ),
     ("triple", "io_callback"): "an io_callback costs 36 µs here, not the 85 of the target",
     ("chains", "64 chains / one chain, a keep"): (
