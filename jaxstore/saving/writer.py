@@ -17,10 +17,9 @@ from weakref import WeakMethod
 QUEUE_BYTES = 256 * 2**20
 IDLE_S = 1.0
 
+Call = Callable[..., Any]
 
 _IDLE = object()  # in place of an item
-
-Call = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ def new_file(path: Path) -> h5py.File:
         raise _exists(path) from None
     except BaseException as error:
         if file is not None:
-            detach(file)
+            _discard(file)
         path.unlink(missing_ok=True)
         if isinstance(error, OSError | RuntimeError):
             raise disk_error(error, path) from error
@@ -186,6 +186,13 @@ def detach(file: h5py.File) -> None:
         os.close(nowhere)
 
 
+def _discard(file: h5py.File) -> None:
+    """Let go of a file that will not be: HDF5 knows open files by inodes, which others may get."""
+    detach(file)
+    with suppress(OSError, RuntimeError):
+        file.close()
+
+
 def _linked_file(path: Path) -> h5py.File:
     partial = Path(partial_beside(str(path)))
     file = new_file(partial)
@@ -193,10 +200,10 @@ def _linked_file(path: Path) -> h5py.File:
         os.link(partial, path)
         return file
     except FileExistsError:
-        detach(file)
+        _discard(file)
         raise _exists(path) from None
     except OSError as error:
-        detach(file)
+        _discard(file)
         if error.errno in _OF_THE_DISK:
             raise
     finally:
