@@ -91,6 +91,19 @@ class TestLocks:
         store.close()
         assert [p.name for p in path.parent.iterdir()] == ["a.h5"]
 
+    def test_a_disk_that_was_full_for_a_moment_will_do(self, path, monkeypatch):
+        def full(*_):
+            raise OSError(errno.ENOSPC, "no room", str(path))
+
+        with monkeypatch.context() as moment:
+            moment.setattr(os, "link", full)
+            with pytest.raises(OSError, match="no room") as caught:
+                HDF5Store.new(path)
+        assert caught.value.errno == errno.ENOSPC
+        assert not list(path.parent.iterdir())
+        HDF5Store.new(path).close()  # with another file, on the same inode perhaps
+        assert [p.name for p in path.parent.iterdir()] == ["a.h5"]
+
     def test_a_file_system_without_locks_will_do(self, path, store, monkeypatch):
         store.create(spec("x", (2,), (2,)))
         store.write("x", (0,), ramp((2,)))
