@@ -23,7 +23,7 @@ from jaxstore.stores.hdf5_flags import SIGNATURE
 from jaxstore.stores.hdf5_journal import recover
 from jaxstore.stores.hdf5_lock import CAN_LOCK, free, share
 from jaxstore.stores.hdf5_record import read_beside
-from jaxstore.stores.hdf5_stuck import is_stuck
+from jaxstore.stores.hdf5_stuck import is_stuck, keep_stuck
 from jaxstore.stores.holder import subject
 
 _PATIENCE_S = 10.0  # of a writer with readers; one read takes far less
@@ -61,7 +61,7 @@ def new_file(path: Path) -> h5py.File:
         raise _exists(path) from None
     except BaseException as error:
         if file is not None:
-            _discard(file)
+            _discard(file, path)
         path.unlink(missing_ok=True)
         if isinstance(error, OSError | RuntimeError):
             raise disk_error(error, path) from error
@@ -186,11 +186,13 @@ def detach(file: h5py.File) -> None:
         os.close(nowhere)
 
 
-def _discard(file: h5py.File) -> None:
+def _discard(file: h5py.File, path: Path) -> None:
     """Let go of a file that will not be: HDF5 knows open files by inodes, which others may get."""
     detach(file)
-    with suppress(OSError, RuntimeError):
+    try:
         file.close()
+    except (OSError, RuntimeError):  # a system without memfd; HDF5 has freed half of it
+        keep_stuck(file, path)
 
 
 def _linked_file(path: Path) -> h5py.File:
@@ -200,10 +202,10 @@ def _linked_file(path: Path) -> h5py.File:
         os.link(partial, path)
         return file
     except FileExistsError:
-        _discard(file)
+        _discard(file, partial)
         raise _exists(path) from None
     except OSError as error:
-        _discard(file)
+        _discard(file, partial)
         if error.errno in _OF_THE_DISK:
             raise
     finally:
